@@ -1,0 +1,1 @@
+"""The vault knows bytes, keys and time, never the law."""

@@ -1,0 +1,132 @@
+"""The api's side of the channel to the vault.
+
+    async with VaultClient(url, service_key) as vault:
+        result = await vault.exchange(recording, ExchangeRequest(asks=[...]))
+
+Every verb is idempotent by an id in its message, so a caller that got no answer asks again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Self, TypeVar
+from uuid import UUID
+
+import httpx
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydantic import BaseModel, ValidationError
+
+from services.vault.contract import wire
+from services.vault.contract.channel import CHANNEL_SERVICE, RequestSigner
+
+_T = TypeVar("_T", bound=BaseModel)
+
+
+class VaultRefused(Exception):
+    """The vault answered with a problem: nothing was done, and `problem` says why."""
+
+    def __init__(self, problem: wire.Problem):
+        super().__init__(problem.slug)
+        self.problem = problem
+
+
+class VaultUnreachable(Exception):
+    """No answer that can be understood came back: what was asked may or may not have happened. Ask again."""
+
+
+class VaultClient:
+    """A connection pool to one vault; `timeout` is seconds for a whole answer's head."""
+
+    def __init__(self, url: str, key: Ed25519PrivateKey, *, timeout: float = 15.0):
+        self._http = httpx.AsyncClient(
+            base_url=url,
+            auth=RequestSigner(key, CHANNEL_SERVICE),
+            timeout=httpx.Timeout(timeout, connect=3.0),
+            limits=httpx.Limits(max_connections=64, max_keepalive_connections=16),
+            trust_env=False,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        await self._http.aclose()
+
+    async def identity(self) -> wire.VaultIdentity:
+        return await self._call(wire.VaultIdentity, "GET", "/v1/identity")
+
+    async def enrol(self, enrol: wire.Enrol) -> wire.Appended:
+        return await self._call(wire.Appended, "POST", "/v1/enrolments", enrol)
+
+    async def open(self, recording: UUID, opening: wire.OpenRecording) -> None:
+        await self._send("PUT", f"/v1/recordings/{recording}", opening)
+
+    async def exchange(self, recording: UUID, exchange: wire.ExchangeRequest) -> wire.ExchangeResult:
+        return await self._call(wire.ExchangeResult, "POST", f"/v1/recordings/{recording}/exchange", exchange)
+
+    async def close(self, recording: UUID, closing: wire.CloseRecording) -> wire.ClosedRecording:
+        return await self._call(wire.ClosedRecording, "POST", f"/v1/recordings/{recording}/close", closing)
+
+    async def receipt(self, recording: UUID, name: wire.SegmentName) -> wire.SealedSegment:
+        path = f"/v1/recordings/{recording}/receipts/{name.sequence}/{name.sha256}"
+        return await self._call(wire.SealedSegment, "GET", path)
+
+    async def read_tickets(self, recording: UUID, request: wire.ReadTicketsRequest) -> wire.ReadTickets:
+        return await self._call(wire.ReadTickets, "POST", f"/v1/recordings/{recording}/read-tickets", request)
+
+    async def append(self, append: wire.Append) -> wire.Appended:
+        """Returns once the statement stands in a signed checkpoint."""
+        return await self._call(wire.Appended, "POST", "/v1/log/statements", append)
+
+    async def proof(self, act: UUID) -> wire.LogProof:
+        return await self._call(wire.LogProof, "GET", f"/v1/log/proofs/{act}")
+
+    @asynccontextmanager
+    async def export(self, request: wire.ExportRequest) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The bundle as a tar stream. The export act must stand in the log already."""
+        built = self._http.build_request(
+            "POST",
+            "/v1/exports",
+            content=request.model_dump_json(),
+            headers={"content-type": "application/json"},
+        )
+        try:
+            response = await self._http.send(built, stream=True)
+        except httpx.HTTPError as error:
+            raise VaultUnreachable(str(error)) from error
+        try:
+            if response.is_error:
+                await response.aread()
+                raise _refusal(response)
+            yield response.aiter_raw()
+        finally:
+            await response.aclose()
+
+    async def _call(self, answer: type[_T], method: str, path: str, message: BaseModel | None = None) -> _T:
+        response = await self._send(method, path, message)
+        try:
+            return answer.model_validate_json(response.content)
+        except ValidationError as error:
+            raise VaultUnreachable("an answer of the vault was not of its contract") from error
+
+    async def _send(self, method: str, path: str, message: BaseModel | None = None) -> httpx.Response:
+        content = message.model_dump_json() if message is not None else None
+        headers = {"content-type": "application/json"} if content else {}
+        try:
+            response = await self._http.request(method, path, content=content, headers=headers)
+        except httpx.HTTPError as error:
+            raise VaultUnreachable(str(error)) from error
+        if response.is_error:
+            raise _refusal(response)
+        return response
+
+
+def _refusal(response: httpx.Response) -> Exception:
+    try:
+        return VaultRefused(wire.Problem.model_validate_json(response.content))
+    except ValidationError:
+        return VaultUnreachable(f"status {response.status_code} without a problem")

@@ -1,0 +1,1059 @@
+#!/usr/bin/env python3
+"""Check an export of recordings offline, trusting nobody but the keys one compares oneself.
+
+    python3 verify.py DIR --trust vault.pem --trust log.vkey
+
+This one file needs Python 3.9 or later and the `cryptography` package, nothing else. It is copied into every
+export, and the services themselves use its functions, so both sides check by the same lines. The steps, whose
+numbers are repeated in the code and in what is printed:
+
+1. *Bag* (BagIt 1.0, RFC 8493): every file is listed, every listed file is there, nothing else is, no links;
+   the digests of all files but the media agree.
+2. *Keys*: each is Ed25519 and named rightly; with `--trust` the vault's and the log's are among those given.
+3. *Checkpoint* (C2SP signed-note, tlog-checkpoint): signed by the log's key.
+4. *Manifests* (DSSE), for each recording: signed by the vault; the raw copies for openssl are the same bytes;
+   the closing inside is signed by the terminal; count, missing segments and Merkle root (RFC 6962) recomputed
+   from the listed segments are those the terminal signed; `offsets.tsv` agrees.
+5. *Receipts* (DSSE): one for each segment, signed by the vault, saying what the manifest says.
+6. *Proofs* (C2SP tlog-proof): each statement is in the log of this very checkpoint; among them are those of
+   each manifest, of every segment, of each terminal's enrolment and of the export itself.
+7. *Media*: every byte is hashed, as a file for the bag and segment by segment for the manifest.
+
+Without `--trust` the keys in the export are used, which shows only that the export agrees with itself.
+Exit codes: 0 verified, 1 altered, 2 incomplete, 3 not trusted, 4 cannot be read, 6 `cryptography` is missing,
+64 wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import hashlib
+import json
+import os
+import re
+import stat
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+try:
+    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+except ImportError:
+    if __name__ != "__main__":
+        raise
+    print("缺少 Python 的 cryptography 库，请先运行 python3 -m pip install cryptography。")
+    print("The Python package cryptography is missing: run python3 -m pip install cryptography first.")
+    sys.exit(6)
+
+Json = dict[str, Any]
+Progress = Callable[[int, str, str], None]
+T = TypeVar("T")
+
+VERIFIED, USAGE = 0, 64
+RECEIPT_TYPE = "application/vnd.quancheng.receipt.v1+json"
+CLOSING_TYPE = "application/vnd.quancheng.closing.v1+json"
+MANIFEST_TYPE = "application/vnd.quancheng.manifest.v1+json"
+PROOF_HEADER = "c2sp.org/tlog-proof@v1"
+OFFSETS_HEADER = "sequence\toffset\tsize\tsha256\n"
+REPEATED = (
+    "media",
+    "started_at",
+    "duration_ms",
+    "monotonic_ms",
+    "received_at",
+    "sealed_at",
+    "key",
+    "version",
+)
+ED25519_NOTE = b"\x01"
+SALT_SIZE = 32
+CHUNK = 4 << 20
+SMALL_FILE = 256 << 20
+
+UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+HEX = re.compile(r"[0-9a-f]{64}")
+NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
+FIXED = (
+    *("bagit.txt", "bag-info.txt", "manifest-sha256.txt", "README.md", "verify.py"),
+    *("keys/vault.pem", "keys/log.pem", "keys/log.vkey", "checkpoint", "checkpoint.body", "checkpoint.sig"),
+)
+EACH = ("manifest.dsse.json", "manifest.pae", "manifest.sig", "receipts.jsonl", "offsets.tsv")
+LAYOUT = re.compile(
+    rf"{'|'.join(map(re.escape, FIXED))}|keys/terminal-[0-9a-f]{{64}}\.pem|proofs/{UUID}\.tlog-proof"
+    rf"|data/{UUID}\.mp4|recordings/{UUID}/({'|'.join(map(re.escape, EACH))})"
+)
+
+
+class VerificationError(Exception):
+    """The first thing found wrong: `slug` of SENTENCES and its details, `subject` the file it was found in.
+
+    `code` is the exit code; `chinese` and `english` are a sentence each.
+    """
+
+    code = 4
+
+    def __init__(self, slug: str, subject: str = "", **details: object) -> None:
+        super().__init__(slug)
+        self.slug, self.subject, self.details = slug, subject, details
+
+    @property
+    def chinese(self) -> str:
+        return f"{self.subject or '内容'}：{SENTENCES[self.slug][0].format(**self.details)}。"
+
+    @property
+    def english(self) -> str:
+        return f"{self.subject or 'content'}: {SENTENCES[self.slug][1].format(**self.details)}."
+
+    def __str__(self) -> str:
+        return self.english
+
+
+class Altered(VerificationError):
+    """Something is not what was signed, or was added."""
+
+    code = 1
+
+
+class Incomplete(VerificationError):
+    """Something that belongs there is missing."""
+
+    code = 2
+
+
+class Untrusted(VerificationError):
+    """A key is not among those trusted."""
+
+    code = 3
+
+
+class Unreadable(VerificationError):
+    """It cannot be read, or is not in the format described above."""
+
+    code = 4
+
+
+@contextmanager
+def within(subject: str) -> Iterator[None]:
+    """Name `subject` in any `VerificationError` raised inside that names nothing yet."""
+    try:
+        yield
+    except VerificationError as error:
+        error.subject = error.subject or subject
+        raise
+
+
+# --- Small readers --------------------------------------------------------------------------------
+
+
+def unbase64(text: str) -> bytes:
+    """Decode standard base64 strictly: one encoding for each value, no line breaks. Raises `Unreadable`."""
+    try:
+        value = base64.b64decode(text, validate=True)
+    except ValueError:
+        value = b""
+    if base64.b64encode(value).decode() != text:
+        raise Unreadable("not-base64")
+    return value
+
+
+def parse_json(data: bytes | str) -> Json:
+    """Parse a JSON object, refusing duplicate names, NaN and what is no object (`Unreadable`)."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> Json:
+        record = dict(pairs)
+        if len(record) != len(pairs):
+            raise ValueError("duplicate name")
+        return record
+
+    def constant(name: str) -> NoReturn:
+        raise ValueError(name)
+
+    try:
+        value = json.loads(data, object_pairs_hook=unique, parse_constant=constant)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise Unreadable("not-json")
+    return value
+
+
+def take(record: Mapping[str, Any], name: str, kind: type[T]) -> T:
+    """The member `name` of a JSON object, which must be of type `kind` (`Unreadable`)."""
+    value = record.get(name)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise Unreadable("member", name=name)
+    return value
+
+
+def items(record: Mapping[str, Any], name: str, kind: type[T]) -> list[T]:
+    """The member `name` of a JSON object, which must be a list of `kind` (`Unreadable`)."""
+    return [take({name: item}, name, kind) for item in take(record, name, list)]
+
+
+# --- Keys and envelopes (DSSE) --------------------------------------------------------------------
+
+
+def raw_key(key: Ed25519PublicKey) -> bytes:
+    """The 32 bytes of a public key."""
+    return key.public_bytes(Encoding.Raw, PublicFormat.Raw)
+
+
+def key_id(raw_public_key: bytes) -> str:
+    """Lowercase hex SHA-256 of the raw 32-byte Ed25519 public key: its fingerprint and DSSE keyid."""
+    return hashlib.sha256(raw_public_key).hexdigest()
+
+
+def load_public_key(pem: bytes) -> Ed25519PublicKey:
+    """Read an Ed25519 public key in PEM (`Unreadable`)."""
+    try:
+        key = load_pem_public_key(pem)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise Unreadable("not-a-key") from None
+    if not isinstance(key, Ed25519PublicKey):
+        raise Unreadable("not-a-key")
+    return key
+
+
+def check_signature(key: Ed25519PublicKey, signature: bytes, message: bytes) -> None:
+    """Raise `Altered` unless `signature` is the key's Ed25519 signature (RFC 8032) over `message`."""
+    try:
+        key.verify(signature, message)
+    except InvalidSignature:
+        raise Altered("bad-signature") from None
+
+
+def pae(payload_type: str, payload: bytes) -> bytes:
+    """DSSE v1 pre-authentication encoding: the bytes that are signed, the type among them."""
+    kind = payload_type.encode()
+    return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
+
+
+def verify_envelope(envelope: Mapping[str, Any], keys: Mapping[str, Ed25519PublicKey], payload_type: str) -> Json:
+    """Verify a DSSE envelope and return its decoded payload.
+
+    Every signature by a known key must verify and there must be one; those of unknown keys are passed over.
+    The type is the one the caller expects, inside the signed bytes. Raises `Unreadable`, `Untrusted` or
+    `Altered`.
+    """
+    if take(envelope, "payloadType", str) != payload_type:
+        raise Altered("wrong-type", kind=payload_type)
+    payload = unbase64(take(envelope, "payload", str))
+    known = 0
+    for signature in items(envelope, "signatures", dict):
+        key = keys.get(take(signature, "keyid", str))
+        if key is not None:
+            check_signature(key, unbase64(take(signature, "sig", str)), pae(payload_type, payload))
+            known += 1
+    if not known:
+        raise Untrusted("no-trusted-signature")
+    return parse_json(payload)
+
+
+def verify_receipt(
+    envelope: Mapping[str, Any],
+    keys: Mapping[str, Ed25519PublicKey],
+    *,
+    recording: str,
+    sequence: int,
+    sha256: str,
+    size: int,
+) -> Json:
+    """Verify a receipt and that it is for exactly these bytes; returns its payload.
+
+    Raises as `verify_envelope`, and `Altered` where it is for others.
+    """
+    receipt = verify_envelope(envelope, keys, RECEIPT_TYPE)
+    for name, expected in (
+        ("recording", recording),
+        ("sequence", sequence),
+        ("sha256", sha256),
+        ("size", size),
+    ):
+        if take(receipt, name, type(expected)) != expected:
+            raise Altered("receipt-of-other", name=name)
+    return receipt
+
+
+# --- Merkle trees (RFC 6962, RFC 9162) ------------------------------------------------------------
+
+
+def leaf_hash(data: bytes) -> bytes:
+    """RFC 6962 hash of a leaf's data."""
+    return hashlib.sha256(b"\x00" + data).digest()
+
+
+def node_hash(left: bytes, right: bytes) -> bytes:
+    """RFC 6962 hash of an inner node."""
+    return hashlib.sha256(b"\x01" + left + right).digest()
+
+
+def merkle_root(leaves: Iterable[bytes]) -> bytes:
+    """RFC 6962 Merkle tree hash over leaf data, in memory logarithmic in their number."""
+    peaks: list[tuple[int, bytes]] = []
+    for data in leaves:
+        height, top = 0, leaf_hash(data)
+        while peaks and peaks[-1][0] == height:
+            height, top = height + 1, node_hash(peaks.pop()[1], top)
+        peaks.append((height, top))
+    if not peaks:
+        return hashlib.sha256(b"").digest()
+    root = peaks.pop()[1]
+    while peaks:
+        root = node_hash(peaks.pop()[1], root)
+    return root
+
+
+def verify_inclusion(index: int, size: int, leaf: bytes, proof: Sequence[bytes], root: bytes) -> None:
+    """Check by RFC 9162 section 2.1.3.2 that leaf hash `leaf` is at `index` of the tree; raises `Altered`."""
+    node, last, computed = index, size - 1, leaf
+    good = 0 <= index < size
+    for sibling in proof:
+        good = good and last > 0
+        if node & 1 or node == last:
+            computed = node_hash(sibling, computed)
+            while not node & 1 and node:
+                node, last = node >> 1, last >> 1
+        else:
+            computed = node_hash(computed, sibling)
+        node, last = node >> 1, last >> 1
+    if not good or last or computed != root:
+        raise Altered("not-included")
+
+
+def verify_consistency(
+    old_size: int, new_size: int, proof: Sequence[bytes], old_root: bytes, new_root: bytes
+) -> None:
+    """Check by RFC 9162 section 2.1.4.2 that the old tree is a prefix of the new one; raises `Altered`.
+
+    An old size of 0 is refused: the empty tree is a prefix of everything, so such a proof proves nothing.
+    """
+    path = list(proof)
+    good = 0 < old_size <= new_size and bool(path) == (old_size != new_size)
+    old = new = old_root
+    if good and path:
+        if old_size & (old_size - 1):
+            old = new = path.pop(0)
+        node, last = old_size - 1, new_size - 1
+        while node & 1:
+            node, last = node >> 1, last >> 1
+        for hash_ in path:
+            good = good and last > 0
+            if node & 1 or node == last:
+                old, new = node_hash(hash_, old), node_hash(hash_, new)
+                while not node & 1 and node:
+                    node, last = node >> 1, last >> 1
+            else:
+                new = node_hash(new, hash_)
+            node, last = node >> 1, last >> 1
+        good = good and last == 0
+    if not good or old != old_root or new != new_root:
+        raise Altered("not-consistent")
+
+
+def segment_leaf(sequence: int, sha256: str, size: int) -> bytes:
+    """Leaf data of one segment in the tree whose root a terminal signs at closing."""
+    return f"{sequence} {sha256} {size}\n".encode("ascii")
+
+
+# --- Signed notes, checkpoints and log proofs (C2SP) ----------------------------------------------
+
+
+@dataclass(frozen=True)
+class NoteSignature:
+    """One signature line: the key's name, its 4-byte id, and the signature's bytes."""
+
+    name: str
+    key_id: bytes
+    signature: bytes
+
+    def of(self, key: VerifierKey) -> bool:
+        """Whether the line claims to be by `key`."""
+        return (self.name, self.key_id) == (key.name, key.key_id)
+
+
+@dataclass(frozen=True)
+class Note:
+    """A signed note: the text that is signed (its last newline included) and its signature lines."""
+
+    text: str
+    signatures: tuple[NoteSignature, ...]
+
+
+@dataclass(frozen=True)
+class VerifierKey:
+    """A note key `name+id+base64(type || key)` of type Ed25519."""
+
+    name: str
+    key_id: bytes
+    key: Ed25519PublicKey
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A log's tree head: size in entries, 32-byte root."""
+
+    origin: str
+    size: int
+    root: bytes
+
+
+@dataclass(frozen=True)
+class Proof:
+    """A tlog-proof: unauthenticated extra data, the entry's index, inclusion proof, checkpoint note."""
+
+    extra: bytes
+    index: int
+    hashes: tuple[bytes, ...]
+    checkpoint: str
+
+
+def note_key_id(name: str, raw_public_key: bytes) -> bytes:
+    """The signed-note id of an Ed25519 key: SHA-256(name || 0x0A || 0x01 || key)[:4]."""
+    return hashlib.sha256(name.encode() + b"\n" + ED25519_NOTE + raw_public_key).digest()[:4]
+
+
+def parse_vkey(vkey: str) -> VerifierKey:
+    """Read a note verifier key of type Ed25519 (`Unreadable`)."""
+    name, _, rest = vkey.strip().partition("+")
+    identity, _, encoded = rest.partition("+")
+    material = unbase64(encoded)
+    good = bool(name) and not re.search(r"\s", name) and material[:1] == ED25519_NOTE and len(material) == 33
+    if not good or identity != note_key_id(name, material[1:]).hex():
+        raise Unreadable("not-a-vkey")
+    return VerifierKey(name, bytes.fromhex(identity), Ed25519PublicKey.from_public_bytes(material[1:]))
+
+
+def parse_note(note: str) -> Note:
+    """Split a signed note into text and signatures without verifying anything (`Unreadable`)."""
+    text, separator, lines = note.rpartition("\n\n")
+    if not separator or not lines.endswith("\n") or re.search(r"[\x00-\x09\x0b-\x1f]", note):
+        raise Unreadable("not-a-note")
+    signatures = []
+    for line in lines[:-1].split("\n"):
+        match = re.fullmatch(r"— ([^\s+]+) (\S+)", line)
+        value = unbase64(match[2]) if match else b""
+        if not match or len(value) < 5:
+            raise Unreadable("bad-signature-line")
+        signatures.append(NoteSignature(match[1], value[:4], value[4:]))
+    return Note(text + "\n", tuple(signatures))
+
+
+def parse_checkpoint(text: str) -> Checkpoint:
+    """Read the text of a checkpoint: origin, size, root and perhaps extension lines (`Unreadable`)."""
+    lines = text[:-1].split("\n")
+    root = unbase64(lines[2]) if len(lines) >= 3 else b""
+    if not all(lines) or len(root) != 32 or not NUMBER.fullmatch(lines[1]):
+        raise Unreadable("not-a-checkpoint")
+    return Checkpoint(lines[0], int(lines[1]), root)
+
+
+def verify_note(note: str, vkey: str) -> Checkpoint:
+    """Verify a checkpoint note by the log's key, whose name must be the checkpoint's origin.
+
+    Signatures by other keys (witnesses) are passed over. Raises `Unreadable`, `Untrusted`, `Altered`.
+    """
+    log, parsed = parse_vkey(vkey), parse_note(note)
+    ours = [line for line in parsed.signatures if line.of(log)]
+    for line in ours:
+        check_signature(log.key, line.signature, parsed.text.encode())
+    if not ours:
+        raise Untrusted("unsigned-checkpoint")
+    checkpoint = parse_checkpoint(parsed.text)
+    if checkpoint.origin != log.name:
+        raise Untrusted("other-log")
+    return checkpoint
+
+
+def parse_proof(text: str) -> Proof:
+    """Read a C2SP tlog-proof without verifying it; without an `extra` line it is empty (`Unreadable`)."""
+    head, separator, checkpoint = text.partition("\n\n")
+    lines = head.split("\n")
+    extra = b""
+    if len(lines) > 1 and lines[1].startswith("extra "):
+        extra = unbase64(lines.pop(1)[6:])
+    index = lines[1][6:] if len(lines) > 1 and lines[1].startswith("index ") else ""
+    hashes = tuple(unbase64(line) for line in lines[2:])
+    if not separator or lines[0] != PROOF_HEADER or not NUMBER.fullmatch(index) or {len(h) for h in hashes} - {32}:
+        raise Unreadable("not-a-proof")
+    return Proof(extra, int(index), hashes, checkpoint)
+
+
+def verify_proof(proof: Proof, leaf_data: bytes, vkey: str) -> Checkpoint:
+    """Verify that `leaf_data` is in the log of `vkey`; returns the checkpoint. Raises as `verify_note`."""
+    checkpoint = verify_note(proof.checkpoint, vkey)
+    verify_inclusion(proof.index, checkpoint.size, leaf_hash(leaf_data), proof.hashes, checkpoint.root)
+    return checkpoint
+
+
+def statement_leaf(salt: bytes, statement: bytes) -> bytes:
+    """Leaf data of a private statement: SHA-256(32 random bytes || statement)."""
+    if len(salt) != SALT_SIZE:
+        raise Unreadable("bad-salt")
+    return hashlib.sha256(salt + statement).digest()
+
+
+# --- The export, step by step ---------------------------------------------------------------------
+
+
+@dataclass
+class Report:
+    """What a verification found: `code` is the exit code, `chinese` and `english` say the verdict.
+
+    `slug` and `subject` name the first thing wrong and its file, `fingerprints` are key ids by file, `steps`
+    the numbered sentences. `trusted` is set once the bundle's keys were found among those given.
+    """
+
+    code: int = VERIFIED
+    slug: str = ""
+    chinese: str = ""
+    english: str = ""
+    subject: str = ""
+    trusted: bool = False
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    steps: list[tuple[int, str, str]] = field(default_factory=list)
+    recordings: list[str] = field(default_factory=list)
+    segments: int = 0
+    size: int = 0
+
+
+@dataclass
+class _Recording:
+    """One recording of the bundle as its verified manifest tells it."""
+
+    id: str
+    manifest: Json
+    manifest_sha256: str
+    segments: list[Json]
+
+
+def verify_bundle(
+    path: str | Path,
+    trusted_keys: Mapping[str, Ed25519PublicKey] | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Verify an unpacked export; never raises for what is wrong with it, but says so in the `Report`.
+
+    `trusted_keys` (by key id, see `load_trust`) must hold both the vault's and the log's key; without it
+    the keys of the bundle are used. `progress` is told the number and sentences of each step as it is done.
+    Memory does not grow with the size of the media.
+    """
+    report, root = Report(), Path(path)
+
+    def done(number: int, slug: str, **details: object) -> None:
+        chinese, english = (sentence.format(**details) for sentence in SENTENCES[slug])
+        report.steps.append((number, chinese, english))
+        if progress:
+            progress(number, chinese, english)
+
+    try:
+        # 1. Bag.
+        files, payload = _check_bag(root)
+        done(1, "bag", files=len(files))
+        # 2. Keys.
+        vault, vkey, terminals = _check_keys(root, files, trusted_keys, report)
+        done(2, "keys" if report.trusted else "keys-own")
+        # 3. Checkpoint.
+        note, checkpoint = _check_checkpoint(root, vkey)
+        done(3, "checkpoint", origin=checkpoint.origin, size=checkpoint.size)
+        # 4. Manifests.
+        report.recordings = sorted(name[5:-4] for name in payload)
+        recordings = [_check_manifest(root, id_, vault, terminals) for id_ in report.recordings]
+        for identity in sorted(set(terminals) - {one.manifest["source"]["key_id"] for one in recordings}):
+            raise Altered("unused-key", f"keys/terminal-{identity}.pem")
+        report.segments = sum(len(one.segments) for one in recordings)
+        report.size = sum(segment["size"] for one in recordings for segment in one.segments)
+        done(4, "manifests", recordings=len(recordings), segments=report.segments)
+        # 5. Receipts.
+        for one in recordings:
+            _check_receipts(root, one, vault)
+        done(5, "receipts", segments=report.segments)
+        # 6. Proofs.
+        proofs = [name for name in files if name.startswith("proofs/")]
+        statements = [_check_proof(root, name, note, checkpoint) for name in proofs]
+        _check_statements(statements, recordings, terminals)
+        done(6, "proofs", proofs=len(proofs))
+        # 7. Media.
+        with ThreadPoolExecutor((os.cpu_count() or 1) // 2 + 1) as pool:
+            jobs = [pool.submit(_check_media, root, one, payload[f"data/{one.id}.mp4"]) for one in recordings]
+            try:
+                for job in jobs:
+                    job.result()
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+        done(7, "media", size=report.size)
+        verdict = SENTENCES["verified" if report.trusted else "consistent"]
+        report.chinese, report.english = (f"{verdict[0]}。", f"{verdict[1]}.")
+    except VerificationError as error:
+        report.code, report.slug, report.subject = error.code, error.slug, error.subject
+        report.chinese, report.english = error.chinese, error.english
+    except OSError as error:
+        unreadable = Unreadable("unreadable", os.fspath(error.filename or path), reason=error.strerror)
+        report.code, report.slug, report.subject = unreadable.code, unreadable.slug, unreadable.subject
+        report.chinese, report.english = unreadable.chinese, unreadable.english
+    return report
+
+
+def _read(root: Path, name: str) -> bytes:
+    """A whole small file of the bundle."""
+    try:
+        with open(root / name, "rb") as file:
+            if os.fstat(file.fileno()).st_size > SMALL_FILE:
+                raise Unreadable("too-large", name)
+            return file.read()
+    except FileNotFoundError:
+        raise Incomplete("missing", name) from None
+
+
+def _read_text(root: Path, name: str) -> str:
+    try:
+        return _read(root, name).decode()
+    except UnicodeDecodeError:
+        raise Unreadable("not-text", name) from None
+
+
+def _lines(root: Path, name: str) -> list[str]:
+    """Lines end in newline alone; `splitlines` would also cut at characters that JSON may hold unescaped."""
+    text = _read_text(root, name)
+    return text.removesuffix("\n").split("\n") if text else []
+
+
+def _listing(root: Path, name: str) -> dict[str, str]:
+    """Path to digest, from a file in the format of sha256sum."""
+    listed: dict[str, str] = {}
+    for line in _lines(root, name):
+        match = re.fullmatch(r"([0-9a-f]{64}) [ *](.+)", line)
+        if not match:
+            raise Unreadable("not-a-listing", name, line=line)
+        if match[2] in listed or not LAYOUT.fullmatch(match[2]):
+            raise Altered("out-of-place", name, path=match[2])
+        if match[2].startswith("data/") != (name == "manifest-sha256.txt"):
+            raise Altered("other-listing", name, path=match[2])
+        listed[match[2]] = match[1]
+    return listed
+
+
+def _walk(root: Path) -> list[str]:
+    """Every file beneath `root` as a relative path with slashes; refuses links and special files."""
+    found = []
+
+    def fail(error: OSError) -> NoReturn:
+        raise error
+
+    for folder, folders, names in os.walk(root, onerror=fail):
+        for name in [*folders, *names]:
+            entry = Path(folder, name)
+            relative, mode = entry.relative_to(root).as_posix(), entry.lstat().st_mode
+            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                raise Altered("link", relative)
+            if stat.S_ISREG(mode):
+                found.append(relative)
+    return sorted(found)
+
+
+def _check_bag(root: Path) -> tuple[list[str], dict[str, str]]:
+    """Step 1. Returns all files but the tag manifest, and the listed digests of the media."""
+    if not root.is_dir():
+        raise Unreadable("not-a-folder", os.fspath(root))
+    found = _walk(root)
+    tags = _listing(root, "tagmanifest-sha256.txt")
+    _same_files(
+        "tagmanifest-sha256.txt",
+        tags,
+        [f for f in found if not f.startswith("data/") and f != "tagmanifest-sha256.txt"],
+    )
+    for name, digest in tags.items():
+        if hashlib.sha256(_read(root, name)).hexdigest() != digest:
+            raise Altered("digest", name, listing="tagmanifest-sha256.txt")
+    payload = _listing(root, "manifest-sha256.txt")
+    _same_files("manifest-sha256.txt", payload, [f for f in found if f.startswith("data/")])
+    if _read(root, "bagit.txt") != b"BagIt-Version: 1.0\nTag-File-Character-Encoding: UTF-8\n":
+        raise Unreadable("not-a-bag", "bagit.txt")
+    ids = {name.split("/")[1].removesuffix(".mp4") for name in found if name.startswith(("recordings/", "data/"))}
+    if not ids:
+        raise Incomplete("no-recording", "recordings")
+    needed = [
+        *FIXED,
+        *(f"data/{id_}.mp4" for id_ in ids),
+        *(f"recordings/{i}/{name}" for i in ids for name in EACH),
+    ]
+    for name in sorted(set(needed) - set(found)):
+        raise Incomplete("missing", name)
+    return [name for name in found if name != "tagmanifest-sha256.txt"], payload
+
+
+def _same_files(listing: str, listed: Iterable[str], found: Iterable[str]) -> None:
+    for name in sorted(set(listed) - set(found)):
+        raise Incomplete("listed-missing", name, listing=listing)
+    for name in sorted(set(found) - set(listed)):
+        raise Altered("unlisted", name, listing=listing)
+
+
+def _check_keys(
+    root: Path, files: list[str], trusted: Mapping[str, Ed25519PublicKey] | None, report: Report
+) -> tuple[dict[str, Ed25519PublicKey], str, dict[str, Ed25519PublicKey]]:
+    """Step 2. Returns the vault's key and the terminals' keys by key id, and the log's vkey."""
+    loaded = {}
+    for name in files:
+        if name.startswith("keys/") and name.endswith(".pem"):
+            with within(name):
+                loaded[name] = load_public_key(_read(root, name))
+    report.fingerprints = {name: key_id(raw_key(key)) for name, key in loaded.items()}
+    with within("keys/log.vkey"):
+        vkey = _read_text(root, "keys/log.vkey")
+        if key_id(raw_key(parse_vkey(vkey).key)) != report.fingerprints["keys/log.pem"]:
+            raise Altered("other-vkey")
+    terminals = {report.fingerprints[name]: key for name, key in loaded.items() if "/terminal-" in name}
+    for name in loaded:
+        if "/terminal-" in name and name != f"keys/terminal-{report.fingerprints[name]}.pem":
+            raise Altered("key-name", name)
+    if trusted is not None:
+        for name in ("keys/vault.pem", "keys/log.pem"):
+            if report.fingerprints[name] not in trusted:
+                raise Untrusted("untrusted-key", name)
+        report.trusted = True
+    return {report.fingerprints["keys/vault.pem"]: loaded["keys/vault.pem"]}, vkey, terminals
+
+
+def _check_checkpoint(root: Path, vkey: str) -> tuple[str, Checkpoint]:
+    """Step 3. Returns the note and what it says."""
+    with within("checkpoint"):
+        note = _read_text(root, "checkpoint")
+        checkpoint = verify_note(note, vkey)
+        parsed, log = parse_note(note), parse_vkey(vkey)
+    if _read(root, "checkpoint.body") != parsed.text.encode():
+        raise Altered("raw-body", "checkpoint.body")
+    if _read(root, "checkpoint.sig") not in [one.signature for one in parsed.signatures if one.of(log)]:
+        raise Altered("raw-signature", "checkpoint.sig")
+    return note, checkpoint
+
+
+def _check_manifest(
+    root: Path, id_: str, vault: dict[str, Ed25519PublicKey], terminals: dict[str, Ed25519PublicKey]
+) -> _Recording:
+    """Step 4 for one recording."""
+    folder = f"recordings/{id_}"
+    with within(f"{folder}/manifest.dsse.json"):
+        data = _read(root, f"{folder}/manifest.dsse.json")
+        envelope = parse_json(data)
+        manifest = verify_envelope(envelope, vault, MANIFEST_TYPE)
+        source, segments = take(manifest, "source", dict), _segments(manifest)
+        if take(manifest, "recording", str) != id_ or take(manifest, "number", int) != 0:
+            raise Altered("other-recording")
+        signer = take(source, "key_id", str)
+        if signer not in terminals:
+            raise Incomplete("no-terminal-key", name=signer)
+        closing = verify_envelope(take(manifest, "closing", dict), {signer: terminals[signer]}, CLOSING_TYPE)
+        root_hash = merkle_root(segment_leaf(s["sequence"], s["sha256"], s["size"]) for s in segments).hex()
+        for name, computed in (("recording", id_), ("count", len(segments)), ("root", root_hash)):
+            for signed in (manifest, closing):
+                if take(signed, name, type(computed)) != computed:
+                    raise Altered("count", name=name)
+        missing = take(closing, "missing", list)
+        if take(manifest, "missing", list) != missing:
+            raise Altered("missing-differ")
+        accounted = {*(s["sequence"] for s in segments), *items(closing, "missing", int)}
+        if accounted != set(range(len(segments) + len(missing))):
+            raise Incomplete("undeclared")
+    signatures = [unbase64(s["sig"]) for s in envelope["signatures"] if s["keyid"] in vault]
+    if _read(root, f"{folder}/manifest.pae") != pae(MANIFEST_TYPE, unbase64(envelope["payload"])):
+        raise Altered("raw-body", f"{folder}/manifest.pae")
+    if _read(root, f"{folder}/manifest.sig") not in signatures:
+        raise Altered("raw-signature", f"{folder}/manifest.sig")
+    offset, lines = 0, [OFFSETS_HEADER]
+    for segment in segments:
+        lines.append(f"{segment['sequence']}\t{offset}\t{segment['size']}\t{segment['sha256']}\n")
+        offset += segment["size"]
+    if _read(root, f"{folder}/offsets.tsv") != "".join(lines).encode():
+        raise Altered("offsets", f"{folder}/offsets.tsv")
+    return _Recording(id_, manifest, hashlib.sha256(data).hexdigest(), segments)
+
+
+def _segments(manifest: Json) -> list[Json]:
+    """The manifest's segments: sequences strictly rising, sizes positive, digests well formed."""
+    segments: list[Json] = items(manifest, "segments", dict)
+    before = -1
+    for segment in segments:
+        sequence, size, digest = (
+            take(segment, "sequence", int),
+            take(segment, "size", int),
+            segment.get("sha256"),
+        )
+        if sequence <= before or size < 1 or not isinstance(digest, str) or not HEX.fullmatch(digest):
+            raise Unreadable("bad-segment", before=before)
+        before = sequence
+    return segments
+
+
+def _check_receipts(root: Path, recording: _Recording, vault: dict[str, Ed25519PublicKey]) -> None:
+    """Step 5 for one recording."""
+    name = f"recordings/{recording.id}/receipts.jsonl"
+    lines = _lines(root, name)
+    for segment, line in zip(recording.segments, lines):  # noqa: B905 - counts are compared below
+        with within(name):
+            sequence = segment["sequence"]
+            receipt = verify_receipt(
+                parse_json(line),
+                vault,
+                recording=recording.id,
+                sequence=sequence,
+                sha256=segment["sha256"],
+                size=segment["size"],
+            )
+            store = take(receipt, "store", dict)
+            said = {**receipt, **store, "received_at": receipt.get("asked_at")}
+            for member in REPEATED:
+                if said.get(member) != segment.get(member):
+                    raise Altered("receipt-differs", name=member, sequence=sequence)
+            if recording.manifest.get("lock") == "compliance" != store.get("lock"):
+                raise Altered("unlocked", sequence=sequence)
+    if len(lines) < len(recording.segments):
+        raise Incomplete("no-receipt", name, sequence=recording.segments[len(lines)]["sequence"])
+    if len(lines) > len(recording.segments):
+        raise Altered("more-receipts", name)
+
+
+def _check_proof(root: Path, name: str, note: str, checkpoint: Checkpoint) -> Json:
+    """Step 6 for one proof. Returns its statement; the checkpoint's signature was checked in step 3."""
+    with within(name):
+        proof = parse_proof(_read_text(root, name))
+        if proof.checkpoint != note:
+            raise Altered("other-checkpoint")
+        salt, statement = proof.extra[:SALT_SIZE], proof.extra[SALT_SIZE:]
+        leaf = leaf_hash(statement_leaf(salt, statement))
+        verify_inclusion(proof.index, checkpoint.size, leaf, proof.hashes, checkpoint.root)
+        said = parse_json(statement)
+        if name != f"proofs/{take(said, 'act', str)}.tlog-proof":
+            raise Altered("proof-name")
+        return said
+
+
+def _check_statements(
+    statements: list[Json], recordings: list[_Recording], terminals: dict[str, Ed25519PublicKey]
+) -> None:
+    """Step 6, over all: the log says of each recording what its manifest says."""
+
+    def of(kind: str) -> list[Json]:
+        return [said for said in statements if take(said, "kind", str) == kind]
+
+    logged = {
+        (take(said, "recording", str), take(one, "sequence", int), take(one, "sha256", str))
+        for said in of("segments")
+        for one in items(said, "segments", dict)
+    }
+    for recording in recordings:
+        subject = f"recordings/{recording.id}/manifest.dsse.json"
+        digests = {
+            take(said, "sha256", str) for said in of("manifest") if take(said, "recording", str) == recording.id
+        }
+        if not digests:
+            raise Incomplete("no-manifest-proof", subject)
+        if digests != {recording.manifest_sha256}:
+            raise Altered("other-manifest", subject)
+        for segment in recording.segments:
+            if (recording.id, segment["sequence"], segment["sha256"]) not in logged:
+                raise Incomplete("no-segment-proof", subject, sequence=segment["sequence"])
+        source = recording.manifest["source"]
+        key_file = f"keys/terminal-{source['key_id']}.pem"
+        enrolled = [said for said in of("enrolment") if said.get("key_id") == source["key_id"]]
+        if not enrolled:
+            raise Incomplete("no-enrolment-proof", key_file)
+        expected = (source.get("recorder"), base64.b64encode(raw_key(terminals[source["key_id"]])).decode())
+        if any((said.get("recorder"), said.get("public_key")) != expected for said in enrolled):
+            raise Altered("other-enrolment", key_file)
+    ids = [recording.id for recording in recordings]
+    if not any(sorted(items(said, "recordings", str)) == ids for said in of("export")):
+        raise Incomplete("no-export-proof", "proofs")
+
+
+def _check_media(root: Path, recording: _Recording, listed: str) -> None:
+    """Step 7 for one recording: one pass, the file's digest computed beside the segments' on another core."""
+    name = f"data/{recording.id}.mp4"
+    whole = hashlib.sha256()
+    with open(root / name, "rb") as file, ThreadPoolExecutor(1) as beside:
+        for segment in recording.segments:
+            one, left = hashlib.sha256(), segment["size"]
+            while left:
+                chunk = file.read(min(CHUNK, left))
+                if not chunk:
+                    raise Incomplete("cut-short", name, sequence=segment["sequence"])
+                pending = beside.submit(whole.update, chunk)
+                one.update(chunk)
+                pending.result()
+                left -= len(chunk)
+            if one.hexdigest() != segment["sha256"]:
+                raise Altered("segment", name, sequence=segment["sequence"])
+        if file.read(1):
+            raise Altered("trailing", name)
+    if whole.hexdigest() != listed:
+        raise Altered("digest", name, listing="manifest-sha256.txt")
+
+
+# --- What it says ------------------------------------------------------------------------------
+
+# Each sentence a person may read, in Chinese and English; the slugs are for programs.
+SENTENCES = {
+    "not-base64": ("不是规范的 base64", "not canonical base64"),
+    "not-json": ("不是有效的 JSON 对象", "not a valid JSON object"),
+    "member": ("字段 {name} 缺失或类型不对", "member {name} is missing or of the wrong type"),
+    "not-a-key": ("不是 PEM 格式的 Ed25519 公钥", "not an Ed25519 public key in PEM"),
+    "bad-signature": ("签名与内容不符", "the signature does not match the content"),
+    "bad-signature-line": ("签名格式不对", "a signature is malformed"),
+    "no-trusted-signature": ("没有可信密钥的签名", "it bears no signature by a trusted key"),
+    "wrong-type": ("类型不是 {kind}", "the payload type is not {kind}"),
+    "receipt-of-other": ("回执的 {name} 与片段不符", "{name} in the receipt is not the segment's"),
+    "not-included": ("日志包含证明不成立", "the inclusion proof does not hold"),
+    "not-consistent": ("日志一致性证明不成立", "the consistency proof does not hold"),
+    "not-a-vkey": ("不是有效的 Ed25519 vkey", "not a valid Ed25519 verifier key"),
+    "not-a-note": ("不是有效的签名文本", "not a valid signed note"),
+    "not-a-checkpoint": ("不是有效的检查点", "not a valid checkpoint"),
+    "unsigned-checkpoint": ("没有该日志密钥的签名", "it is not signed by this log key"),
+    "other-log": ("检查点属于另一个日志", "the checkpoint is of another log"),
+    "not-a-proof": ("不是有效的 tlog-proof", "not a valid tlog-proof"),
+    "bad-salt": ("盐值应为 32 字节", "the salt must be 32 bytes"),
+    "unreadable": ("无法读取（{reason}）", "cannot be read ({reason})"),
+    "missing": ("文件缺失", "the file is missing"),
+    "too-large": ("文件过大", "the file is too large"),
+    "not-text": ("不是 UTF-8 文本", "not UTF-8 text"),
+    "link": ("是链接或特殊文件，不接受", "it is a link or a special file"),
+    "not-a-folder": ("不是文件夹；请先解开 .tar", "not a folder; unpack the .tar first"),
+    "not-a-bag": ("不是 BagIt 1.0", "not BagIt 1.0"),
+    "not-a-listing": ("有一行不是 sha256sum 的格式：{line!r}", "a line is not sha256sum's: {line!r}"),
+    "out-of-place": ("列有不属于这里的路径 {path!r}", "it lists {path!r}, which is out of place"),
+    "other-listing": ("{path} 应列在另一份摘要表里", "{path} belongs in the other listing"),
+    "listed-missing": ("列在 {listing}，但文件缺失", "listed in {listing}, but missing"),
+    "unlisted": ("{listing} 没有列出这个文件", "not listed in {listing}"),
+    "digest": ("内容与 {listing} 所列摘要不符", "its digest is not the one listed in {listing}"),
+    "no-recording": ("没有任何记录", "there is no recording"),
+    "key-name": ("文件名与密钥不符", "its name is not its key id"),
+    "other-vkey": ("与 keys/log.pem 不是同一把密钥", "not the key in keys/log.pem"),
+    "untrusted-key": ("不在给定的可信密钥之中", "it is not among the trusted keys"),
+    "no-terminal-key": ("缺少终端公钥 {name!r}", "the terminal's key {name!r} is missing"),
+    "unused-key": ("不属于任何记录", "it belongs to no recording"),
+    "raw-body": ("与已签名的内容不同", "not the bytes that were signed"),
+    "raw-signature": ("与所附签名不同", "not the signature"),
+    "other-recording": ("不是这条记录的清单", "not the manifest of this recording"),
+    "bad-segment": ("片段 {before} 之后的片段格式不对", "the segment after {before} is malformed"),
+    "count": ("{name} 与所列片段不符", "{name} does not match the listed segments"),
+    "missing-differ": ("缺失片段与终端所签不符", "the missing segments are not those the terminal signed"),
+    "undeclared": ("有片段既未列出也未声明缺失", "a segment is neither listed nor declared missing"),
+    "offsets": ("与清单不符", "it does not match the manifest"),
+    "receipt-differs": (
+        "片段 {sequence} 的 {name} 与清单不符",
+        "{name} of segment {sequence} is not the manifest's",
+    ),
+    "unlocked": ("片段 {sequence} 并未锁定", "segment {sequence} is not locked as the manifest says"),
+    "no-receipt": ("缺少片段 {sequence} 的回执", "no receipt for segment {sequence}"),
+    "more-receipts": ("回执多于片段", "more receipts than segments"),
+    "other-checkpoint": ("所附检查点与材料的不同", "its checkpoint is not the one of the export"),
+    "proof-name": ("文件名与所证事项不符", "its name is not the act it proves"),
+    "no-manifest-proof": ("缺少清单的日志证明", "the log proof of the manifest is missing"),
+    "other-manifest": ("与日志记载的清单摘要不符", "its digest is not the one in the log"),
+    "no-segment-proof": ("缺少片段 {sequence} 的日志证明", "the log proof of segment {sequence} is missing"),
+    "no-enrolment-proof": ("缺少终端登记的日志证明", "the log proof of the enrolment is missing"),
+    "other-enrolment": ("与日志中的终端登记不符", "not the key enrolled in the log"),
+    "no-export-proof": ("缺少本次导出的日志证明", "the log proof of this export is missing"),
+    "segment": ("片段 {sequence} 的内容与清单不符", "segment {sequence} is not the one in the manifest"),
+    "cut-short": ("在片段 {sequence} 处中断", "it ends within segment {sequence}"),
+    "trailing": ("末尾有多余内容", "there are bytes after the last segment"),
+    # The steps, and the verdict on an export with nothing wrong.
+    "bag": (
+        "封装完整：{files} 个文件，没有多余，除音像外摘要相符",
+        "bag: {files} files, none unlisted; digests of all but the media agree",
+    ),
+    "keys": ("密钥是给定的可信密钥", "keys: those trusted"),
+    "keys-own": ("密钥取自材料本身，尚未与外部核对", "keys: taken from the export itself, not yet compared"),
+    "checkpoint": (
+        "日志检查点签名有效：{origin}，{size} 条",
+        "checkpoint: {origin}, {size} entries, well signed",
+    ),
+    "manifests": (
+        "清单签名有效：{recordings} 条记录，{segments} 个片段，默克尔根与终端所签一致",
+        "manifests: {recordings} recordings, {segments} segments, well signed, roots as the terminals signed",
+    ),
+    "receipts": (
+        "回执签名有效：{segments} 份，与清单一致",
+        "receipts: {segments}, well signed, as the manifests say",
+    ),
+    "proofs": (
+        "日志证明成立：{proofs} 份，清单、片段、终端登记和本次导出均已入日志",
+        "proofs: {proofs} hold; manifests, segments, enrolments and this export are in the log",
+    ),
+    "media": ("音像逐字节相符：{size} 字节", "media: all {size} bytes agree"),
+    "verified": (
+        "验证通过：材料完整、未被改动，签名出自可信密钥",
+        "Verified: complete, unaltered, signed by the trusted keys",
+    ),
+    "consistent": (
+        "材料内部一致。这只说明前后相符：请把下列密钥指纹与单位另行公布的核对，再行采信",
+        "The export agrees with itself. That is all it shows until the key fingerprints below have been "
+        "compared with those published elsewhere",
+    ),
+}
+
+
+# --- Command line ---------------------------------------------------------------------------------
+
+
+def load_trust(paths: Iterable[str | Path]) -> dict[str, Ed25519PublicKey]:
+    """Read trusted keys, each file a PEM public key or a note vkey, by key id (`Unreadable`)."""
+    keys = {}
+    for path in paths:
+        with within(os.fspath(path)):
+            try:
+                data = Path(path).read_bytes()
+                key = load_public_key(data) if data.startswith(b"-----") else parse_vkey(data.decode()).key
+            except (OSError, UnicodeDecodeError) as error:
+                reason = error.strerror if isinstance(error, OSError) else "UTF-8"
+                raise Unreadable("unreadable", reason=reason) from None
+            keys[key_id(raw_key(key))] = key
+    return keys
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(USAGE, f"用法不对 / wrong usage: {message}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    parser = _Parser(description="离线验证全程导出的材料 / verify a Quancheng export offline")
+    parser.add_argument("directory", metavar="DIR", help="解开后的导出文件夹 / the unpacked export")
+    parser.add_argument(
+        "--trust",
+        metavar="KEY",
+        nargs="+",
+        action="extend",
+        help="另行取得的 vault.pem 和 log.vkey / keys obtained elsewhere",
+    )
+    parser.add_argument("--quiet", action="store_true", help="只给结论 / print the verdict alone")
+    options = parser.parse_args(arguments)
+
+    def show(number: int, chinese: str, english: str) -> None:
+        print(f"{number}. {chinese}\n   {english}", flush=True)
+
+    try:
+        trusted = load_trust(options.trust) if options.trust else None
+    except VerificationError as error:
+        print(f"{error.chinese}\n{error.english}")
+        return error.code
+    report = verify_bundle(options.directory, trusted, None if options.quiet else show)
+    print(f"{report.chinese}\n{report.english}")
+    if report.code == VERIFIED and trusted is None:
+        for name, fingerprint in report.fingerprints.items():
+            print(f"  {fingerprint}  {name}")
+    return report.code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,244 @@
+"""The messages of the sealing cycle and of everything else the vault is asked, alike on every hop.
+
+The terminal speaks `ExchangeRequest`/`ExchangeResult` with the api, and the api passes them on to the vault
+unchanged. Limits are part of the message: what breaks one is refused before it reaches a verb.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+
+MAX_SEGMENT_BYTES = 64 * 1024 * 1024
+MAX_ITEMS = 64
+MAX_SEQUENCE = 2**31 - 1
+MAX_DIGESTS_PER_SEQUENCE = 4
+MAX_MESSAGE_BYTES = 1024 * 1024
+MAX_CLOSING_BYTES = 4 * 1024 * 1024
+TICKET_SECONDS = 14 * 60
+"""Seconds a ticket lives; DESIGN allows 15 minutes and the store refuses more than 15 of clock skew."""
+
+RECEIPT_TYPE = "application/vnd.quancheng.receipt.v1+json"
+CLOSING_TYPE = "application/vnd.quancheng.closing.v1+json"
+MANIFEST_TYPE = "application/vnd.quancheng.manifest.v1+json"
+
+Media = Literal["init", "media"]
+Lock = Literal["compliance", "none"]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+KeyId = Sha256
+Slug = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{1,63}$")]
+
+
+def _to_utc_milliseconds(value: datetime) -> datetime:
+    value = value.astimezone(UTC)
+    return value.replace(microsecond=value.microsecond // 1000 * 1000)
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_to_utc_milliseconds)]
+"""A time with zone, kept in UTC to the millisecond, so that it survives the wire and the signature unchanged."""
+
+
+def rfc3339(moment: datetime) -> str:
+    """`2026-11-23T17:34:40.123Z`: the one way a time is written in anything that is signed or logged."""
+    return _to_utc_milliseconds(moment).strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+
+
+def canonical(value: Any) -> bytes:
+    """Sorted keys, no spaces, UTF-8: the bytes of everything that is signed or logged."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+class Message(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Problem(Message):
+    """RFC 9457 problem: `title` is a Chinese sentence for people, `slug` an English word for programs."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    type: str
+    title: str
+    status: int
+    slug: Slug
+    detail: str | None = None
+    trace_id: str | None = None
+
+
+class Signature(Message):
+    keyid: KeyId
+    sig: Annotated[str, StringConstraints(max_length=128)]
+
+
+class Envelope(Message):
+    """A DSSE envelope (secure-systems-lab/dsse v1)."""
+
+    payloadType: Annotated[str, StringConstraints(max_length=128)]
+    payload: Annotated[str, StringConstraints(max_length=MAX_CLOSING_BYTES)]
+    signatures: Annotated[list[Signature], Field(min_length=1, max_length=8)]
+
+    def decoded(self) -> dict[str, Any]:
+        """The payload without any check: whoever relies on it verifies the envelope first."""
+        decoded: dict[str, Any] = json.loads(base64.b64decode(self.payload))
+        return decoded
+
+
+class SegmentName(Message):
+    """What a receipt is idempotent by, within its recording."""
+
+    sequence: Annotated[int, Field(ge=0, le=MAX_SEQUENCE)]
+    sha256: Sha256
+
+
+class SegmentAsk(SegmentName):
+    """Step 1: the holder of these bytes asks to put them.
+
+    `started_at` is the device's clock at the first frame, `monotonic_ms` its counter that never steps back;
+    both are kept beside the vault's own time and none is corrected by another.
+    """
+
+    size: Annotated[int, Field(ge=1, le=MAX_SEGMENT_BYTES)]
+    media: Media
+    started_at: Moment
+    duration_ms: Annotated[int, Field(ge=0, le=600_000)]
+    monotonic_ms: Annotated[int, Field(ge=0, le=2**53)]
+
+
+class Ticket(SegmentName):
+    """Step 2: a fully signed PUT for exactly these bytes; send every header as given, add none."""
+
+    method: Literal["PUT"] = "PUT"
+    url: str
+    headers: dict[str, str]
+    expires_at: Moment
+
+
+class SealedSegment(SegmentName):
+    """Step 5: stored, checked, signed. `receipt` is the signed envelope; the other fields repeat its payload
+    so that the api need not open it to index the segment."""
+
+    size: int
+    media: Media
+    started_at: Moment
+    duration_ms: int
+    received_at: Moment
+    sealed_at: Moment
+    lock: Lock
+    receipt: Envelope
+
+
+class ItemProblem(SegmentName):
+    slug: Slug
+    title: str
+
+
+class ExchangeRequest(Message):
+    asks: Annotated[list[SegmentAsk], Field(max_length=MAX_ITEMS)] = []
+    commits: Annotated[list[SegmentName], Field(max_length=MAX_ITEMS)] = []
+
+
+class ExchangeResult(Message):
+    """One entry for each ask and each commit, in whichever list says what became of it.
+
+    An ask for what is already sealed answers with its receipt. `segment_seconds` is how long the terminal
+    should make the segments it cuts from now on (1 while somebody watches).
+    """
+
+    tickets: list[Ticket] = []
+    sealed: list[SealedSegment] = []
+    problems: list[ItemProblem] = []
+    segment_seconds: Annotated[int, Field(ge=1, le=10)] = 4
+
+
+class OpenRecording(Message):
+    """A recording begins; `source` and `key_id` name the enrolment whose key will sign its closing."""
+
+    source: UUID
+    key_id: KeyId
+    started_at: Moment
+
+
+class CloseRecording(Message):
+    """The terminal's signed count and Merkle root (payload type `CLOSING_TYPE`)."""
+
+    closing: Envelope
+
+
+class ClosedRecording(Message):
+    recording: UUID
+    segments: int
+    bytes: int
+    ended_at: Moment
+    closed_at: Moment
+    lock: Lock
+    manifest: Envelope
+    manifest_sha256: Sha256
+    log_act: UUID
+
+
+class Enrol(Message):
+    """A recorder's public key (32 raw bytes, base64), entered in the log before it may sign anything."""
+
+    recorder: UUID
+    public_key: Annotated[str, StringConstraints(min_length=44, max_length=44)]
+
+
+class VaultIdentity(Message):
+    """What a terminal pins at enrolment and a verifier compares out of band."""
+
+    origin: str
+    receipt_key: Annotated[str, StringConstraints(min_length=44, max_length=44)]
+    receipt_key_id: KeyId
+    log_vkey: str
+    lock: Lock
+
+
+class Append(Message):
+    """An act of the api for the log. `act` makes it idempotent; the statement's other fields are free."""
+
+    act: UUID
+    kind: Literal["viewing", "export"]
+    fields: dict[str, Any]
+
+
+class Appended(Message):
+    act: UUID
+    index: int
+    tree_size: int
+
+
+class LogProof(Message):
+    act: UUID
+    index: int
+    statement: dict[str, Any]
+    proof: str
+
+
+class ReadTicketsRequest(Message):
+    items: Annotated[list[SegmentName], Field(min_length=1, max_length=MAX_ITEMS)]
+
+
+class ReadTicket(SegmentName):
+    """A short-lived GET that passes only between vault, api and store, never to a viewer."""
+
+    url: str
+    headers: dict[str, str]
+    size: int
+
+
+class ReadTickets(Message):
+    tickets: list[ReadTicket]
+
+
+class ExportRequest(Message):
+    """`act` names the api's export act; its statement is in the log before the first byte flows."""
+
+    act: UUID
+    recordings: Annotated[list[UUID], Field(min_length=1, max_length=1000)]
+    person: UUID
+    purpose: Annotated[str, StringConstraints(max_length=64)]
