@@ -1,0 +1,70 @@
+"""The vault's process: settings in, one ASGI application out."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+
+from services.vault import errors
+from services.vault.contract import http, wire
+from services.vault.contract.verify import key_id
+from services.vault.routes import API_VERBS, Caller, private, public
+from services.vault.service import Vault
+from services.vault.settings import Settings
+from services.vault.stores.local import MOUNT, LocalStore
+
+
+def create_app(settings: Settings) -> FastAPI:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        vault = app.state.vault = await Vault.start(settings)
+        if isinstance(vault.store, LocalStore):
+            app.state.local = vault.store
+        try:
+            yield
+        finally:
+            await vault.stop()
+
+    app = FastAPI(title="Quancheng vault", lifespan=lifespan, docs_url=None, redoc_url=None)
+    api_key = base64.b64decode(settings.api_key)
+    app.state.callers = {key_id(api_key): Caller("api", Ed25519PublicKey.from_public_bytes(api_key), API_VERBS)}
+    http.install(app)
+    app.add_exception_handler(errors.VaultError, _refuse)
+    app.include_router(private)
+    app.include_router(public)
+    app.add_api_route("/healthz", _healthy, methods=["GET"], include_in_schema=False)
+    if settings.store == "local":
+        app.mount(MOUNT, _LocalDoor(app), name="store")
+    app.add_middleware(http.BodyLimit, limit_of=_limit_of)
+    return app
+
+
+class _LocalDoor:
+    """The local folder's ticket address; the store is there once the vault has started."""
+
+    def __init__(self, app: FastAPI):
+        self._app = app
+
+    async def __call__(self, scope: http.Scope, receive: http.Receive, send: http.Send) -> None:
+        store: LocalStore = self._app.state.local
+        await store(scope, receive, send)
+
+
+def _limit_of(_method: str, path: str) -> int | None:
+    if path.startswith(MOUNT + "/"):
+        return None  # the ticket says how long the body is, and the store holds it to that
+    return wire.MAX_CLOSING_BYTES * 2 if path.endswith("/close") else wire.MAX_MESSAGE_BYTES
+
+
+async def _refuse(_: Request, error: Exception) -> Response:
+    assert isinstance(error, errors.VaultError)
+    return http.problem(error.status, error.slug, error.title, detail=error.detail, **error.extra)
+
+
+async def _healthy() -> dict[str, str]:
+    return {"status": "ok"}

@@ -1,0 +1,112 @@
+"""The vault's errors, one tree; their statuses and Chinese sentences stand in this one table.
+
+`VaultError` is what a caller may be told. Anything else is a 500 whose detail stays here.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class VaultError(Exception):
+    """Base: `slug` for programs, `title` (Chinese) for people, `extra` joins the problem."""
+
+    status: ClassVar[int] = 400
+    slug: ClassVar[str] = "vault-error"
+    title: ClassVar[str] = "证据库无法完成此操作。"
+
+    def __init__(self, detail: str | None = None, **extra: Any):
+        super().__init__(detail or self.slug)
+        self.detail, self.extra = detail, extra
+
+
+class NotAuthenticated(VaultError):
+    status, slug, title = 401, "not-authenticated", "请求没有有效的服务签名。"
+
+
+class VerbNotAllowed(VaultError):
+    status, slug, title = 403, "verb-not-allowed", "此服务无权进行该操作。"
+
+
+class NoSuchRecording(VaultError):
+    status, slug, title = 404, "no-such-recording", "证据库中没有这一音像记录。"
+
+
+class NoSuchSegment(VaultError):
+    status, slug, title = 404, "no-such-segment", "证据库中没有这一片段。"
+
+
+class NoSuchStatement(VaultError):
+    status, slug, title = 404, "no-such-statement", "日志中没有这一条记录。"
+
+
+class NoSuchEnrolment(VaultError):
+    status, slug, title = 404, "no-such-enrolment", "该终端密钥没有登记。"
+
+
+class RecordingDiffers(VaultError):
+    status, slug, title = 409, "recording-differs", "同一编号的音像记录已由其他来源登记。"
+
+
+class RecordingClosed(VaultError):
+    status, slug, title = 409, "recording-closed", "该音像记录已封存，不能再加入片段。"
+
+
+class EnrolmentDiffers(VaultError):
+    status, slug, title = 409, "enrolment-differs", "同一密钥已登记在其他执法记录仪名下。"
+
+
+class ActDiffers(VaultError):
+    status, slug, title = 409, "act-differs", "同一编号的日志记录内容不同。"
+
+
+class AskDiffers(VaultError):
+    status, slug, title = 409, "ask-differs", "同一片段先前登记的大小或时间不同。"
+
+
+class TooManyDigests(VaultError):
+    status, slug, title = 409, "too-many-digests", "同一序号的不同内容已达上限。"
+
+
+class NotAsked(VaultError):
+    status, slug, title = 409, "not-asked", "该片段尚未申请上传凭单。"
+
+
+class NotStored(VaultError):
+    status, slug, title = 409, "not-stored", "存储中还没有该片段，请重新申请凭单后上传。"
+
+
+class StoredDiffers(VaultError):
+    status, slug, title = 409, "stored-differs", "存储中的内容或锁定状态与申请不符，已拒绝封存。"
+
+
+class SegmentsOutstanding(VaultError):
+    status, slug, title = 409, "segments-outstanding", "仍有片段未封存，不能关闭该音像记录。"
+
+
+class ClosingDiffers(VaultError):
+    status, slug, title = 409, "closing-differs", "该音像记录已按另一份关闭声明封存。"
+
+
+class BadClosing(VaultError):
+    status, slug, title = 422, "bad-closing", "关闭声明无效：签名、数量或默克尔根与已封存片段不符。"
+
+
+class StoreUnavailable(VaultError):
+    status, slug, title = 503, "store-unavailable", "对象存储暂不可用，请稍后重试。"
+
+
+class LogUnavailable(VaultError):
+    status, slug, title = 503, "log-unavailable", "日志暂时无法登记，操作尚未生效，请稍后重试。"
+
+
+class StoreUnfit(Exception):
+    """The store does not keep its promises: the vault refuses to serve. The message names what gave way."""
+
+
+class HistoryLost(Exception):
+    """The log in the database is older than the newest published checkpoint: a restored dump is a fork."""
+
+
+class KeyFault(Exception):
+    """A private key is missing, unreadable or open to others. The message is one clear sentence."""

@@ -1,0 +1,126 @@
+"""The vault's private keys: the only file that touches them.
+
+Three secrets lie in one folder (0700, files 0600): `receipt.pem` signs receipts and manifests, `log.pem`
+signs checkpoints, `local-store.key` authenticates tickets of the local folder. They are made once, at the
+very first start; once the log knows a key, a missing file is a loss that is reported and never papered over
+by a new key.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import secrets
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+
+from services.vault.contract.verify import key_id, pae
+from services.vault.contract.wire import Envelope, Signature, canonical
+from services.vault.errors import KeyFault
+from services.vault.log.note import sign_checkpoint, vkey
+
+_RECEIPT, _LOG, _LOCAL = "receipt.pem", "log.pem", "local-store.key"
+
+
+class Keys:
+    """Signs on the vault's behalf; no private key leaves it."""
+
+    def __init__(self, origin: str, receipt: Ed25519PrivateKey, log: Ed25519PrivateKey, local_secret: bytes):
+        self.origin = origin
+        self._receipt, self._log = receipt, log
+        self.local_secret = local_secret
+        self.receipt_public = raw(receipt.public_key())
+        self.log_public = raw(log.public_key())
+        self.receipt_key_id = key_id(self.receipt_public)
+        self.log_vkey = vkey(origin, self.log_public)
+
+    def envelope(self, payload_type: str, payload: dict[str, object]) -> Envelope:
+        """A DSSE envelope by the receipt key over the canonical bytes of `payload`."""
+        body = canonical(payload)
+        signature = self._receipt.sign(pae(payload_type, body))
+        return Envelope(
+            payloadType=payload_type,
+            payload=base64.b64encode(body).decode(),
+            signatures=[Signature(keyid=self.receipt_key_id, sig=base64.b64encode(signature).decode())],
+        )
+
+    def checkpoint(self, size: int, root: bytes) -> str:
+        return sign_checkpoint(self.origin, size, root, self._log)
+
+
+def raw(public: Ed25519PublicKey) -> bytes:
+    return public.public_bytes(Encoding.Raw, PublicFormat.Raw)
+
+
+def pem(public: bytes) -> str:
+    """SubjectPublicKeyInfo PEM of a raw public key, as stock openssl reads it."""
+    key = Ed25519PublicKey.from_public_bytes(public)
+    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+
+def load(folder: Path, origin: str, known: dict[str, bytes]) -> Keys:
+    """Read the keys, making those that never were. `known` maps purpose ("receipt", "log") to the public
+    key that the database has on record. Raises KeyFault with one clear sentence."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise KeyFault(f"密钥文件夹 {folder} 无法建立：{error.strerror}。") from error
+    pairs = {
+        purpose: _private(folder / name, made_before=purpose in known)
+        for purpose, name in (("receipt", _RECEIPT), ("log", _LOG))
+    }
+    for purpose, public in known.items():
+        if raw(pairs[purpose].public_key()) != public:
+            raise KeyFault(f"密钥文件 {folder} 中的 {purpose} 密钥与数据库登记的不是同一把，拒绝启动。")
+    local = folder / _LOCAL
+    if not local.exists():
+        _create(local, secrets.token_bytes(32))
+    return Keys(origin, pairs["receipt"], pairs["log"], _read(local))
+
+
+def _private(path: Path, *, made_before: bool) -> Ed25519PrivateKey:
+    if not path.exists():
+        if made_before:
+            raise KeyFault(f"密钥文件 {path} 丢失。请从备份恢复；在此之前证据库拒绝启动。")
+        fresh = Ed25519PrivateKey.generate()
+        _create(path, fresh.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    try:
+        key = load_pem_private_key(_read(path), password=None)
+    except (ValueError, TypeError) as error:
+        raise KeyFault(f"密钥文件 {path} 已损坏，无法读取。") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise KeyFault(f"密钥文件 {path} 不是 Ed25519 私钥。")
+    return key
+
+
+def _create(path: Path, content: bytes) -> None:
+    temporary = path.with_suffix(".new")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.stat().st_mode & 0o077:
+            raise KeyFault(f"密钥文件 {path} 对其他用户开放，请改为仅本人可读（chmod 600）。")
+        return path.read_bytes()
+    except OSError as error:
+        raise KeyFault(f"密钥文件 {path} 无法读取：{error.strerror}。") from error

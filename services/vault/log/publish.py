@@ -1,0 +1,108 @@
+"""Publishing: from the rows to the store, repeatable at any restart.
+
+1. Tiles and entry bundles that changed since the last published size.
+2. The statements with their salts, sealed among the evidence (they are private).
+3. Last, the checkpoint: whoever sees it finds everything it stands for.
+4. The published size moves.
+
+One process publishes at a time (a session lock in the database), so that an older checkpoint never
+overwrites a newer one.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlmodel import col
+
+from services.vault.contract.verify import VerificationError, verify_note
+from services.vault.contract.wire import canonical
+from services.vault.errors import HistoryLost
+from services.vault.keys import Keys
+from services.vault.log import tiles, tree
+from services.vault.log.sequencer import tiles_for
+from services.vault.models import LogEntry, LogHead
+from services.vault.stores.port import Store
+
+CHECKPOINT = "checkpoint"
+_STEP = 4096
+"""Statements published in one go, so that memory stays flat however far publishing has fallen behind."""
+
+
+class Publisher:
+    def __init__(self, engine: AsyncEngine, store: Store, keys: Keys, *, retention: timedelta):
+        self._engine, self._store, self._keys, self._retention = engine, store, keys, retention
+
+    async def check_history(self) -> None:
+        """Refuse to run on a database older than, or forked from, what has been published."""
+        note = await self._store.published(CHECKPOINT)
+        if note is None:
+            return
+        try:
+            published = verify_note(note.decode(), self._keys.log_vkey)
+        except (VerificationError, UnicodeDecodeError) as error:
+            raise HistoryLost(f"存储中的日志检查点不是本证据库签署的：{error}") from error
+        async with self._engine.connect() as db:
+            head = (await db.execute(select(LogHead))).one()
+            if published.size > head.size:
+                raise HistoryLost(
+                    f"数据库中的日志（{head.size} 条）早于已公布的检查点（{published.size} 条）：数据库可能是旧备份。"
+                    "继续运行会造成日志分叉，拒绝启动。"
+                )
+            edge = await tiles_for(db, tree.right_edge(published.size))
+        if tree.root(published.size, edge.__getitem__) != published.root:
+            raise HistoryLost("数据库中的日志与已公布的检查点不一致（分叉），拒绝启动。")
+
+    async def publish(self) -> bool:
+        """Bring the store up to the newest signed checkpoint; False where another process is at it."""
+        async with self._engine.connect() as plain:
+            db = await plain.execution_options(isolation_level="AUTOCOMMIT")
+            if not await db.scalar(text("SELECT pg_try_advisory_lock(hashtext('quancheng-log-publish'))")):
+                return False
+            try:
+                head = (await db.execute(select(LogHead))).one()
+                done = int(head.published_size)
+                while done < head.size:
+                    upto = min(int(head.size), done + _STEP)
+                    await self._publish_tiles(db, done, upto)
+                    await self._seal_statements(db, done, upto)
+                    if upto == head.size:
+                        await self._store.publish(CHECKPOINT, head.checkpoint.encode(), immutable=False)
+                    await db.execute(update(LogHead).values(published_size=upto))
+                    done = upto
+            finally:
+                await db.execute(text("SELECT pg_advisory_unlock(hashtext('quancheng-log-publish'))"))
+        return True
+
+    async def _publish_tiles(self, db: AsyncConnection, done: int, upto: int) -> None:
+        for level, number, width in tree.changed_tiles(done, upto):
+            hashes = (await tiles_for(db, {(level, number)}))[level, number][: width * 32]
+            path = tiles.tile_path(level, number, width)
+            await self._store.publish(path, hashes, immutable=True)
+            if level == 0:
+                bundle = await self._bundle(db, number, width)
+                await self._store.publish(tiles.entries_path(number, width), bundle, immutable=True)
+
+    async def _bundle(self, db: AsyncConnection, number: int, width: int) -> bytes:
+        first = number * tiles.WIDTH
+        query = select(col(LogEntry.leaf)).where(
+            col(LogEntry.position) >= first, col(LogEntry.position) < first + width
+        )
+        leaves = (await db.scalars(query.order_by(col(LogEntry.position)))).all()
+        return tiles.encode_entries(list(leaves))
+
+    async def _seal_statements(self, db: AsyncConnection, done: int, upto: int) -> None:
+        query = (
+            select(LogEntry)
+            .where(col(LogEntry.position) >= done, col(LogEntry.position) < upto)
+            .order_by(col(LogEntry.position))
+        )
+        lines = [
+            canonical({"index": row.position, "salt": row.salt.hex(), "statement": row.statement.decode()}) + b"\n"
+            for row in await db.execute(query)
+        ]
+        key = f"statements/{done:012d}-{upto:012d}.jsonl"
+        retain_until = (datetime.now(UTC) + self._retention).replace(microsecond=0)
+        await self._store.put(key, b"".join(lines), retain_until)

@@ -1,0 +1,165 @@
+"""From an act to an index in a signed checkpoint.
+
+An act of the vault enters `log_pending` in the act's own transaction (`enter`); an act of the api is appended
+by its id (`append`). *Sequenced* means: the statement has an index and its leaf is under a signed checkpoint,
+durably, in this database. *Published* (`publish.py`) means: the tiles, the sealed statements and that
+checkpoint lie in the store. A process may die between any two: pending rows wait, publishing is repeated.
+
+Only the right edge of the tree is read and written: the cost of a batch does not grow with the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import delete, select, tuple_, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlmodel import col
+
+from services.vault import errors
+from services.vault.contract import wire
+from services.vault.contract.verify import leaf_hash
+from services.vault.keys import Keys
+from services.vault.log import statement, tree
+from services.vault.models import LogEntry, LogHead, LogPending, LogTile
+
+_BATCH = 1000
+_APPEND_SECONDS = 10.0
+
+
+async def enter(db: AsyncConnection, act: UUID, text: bytes) -> None:
+    """Let a statement wait for its index, in the transaction of the act it tells of."""
+    await db.execute(insert(LogPending).values(act=act, statement=text, salt=secrets.token_bytes(32)))
+
+
+class Sequencer:
+    """Any number may run; the lock on the head's row lets one at a time give indexes."""
+
+    def __init__(self, engine: AsyncEngine, keys: Keys):
+        self._engine, self._keys = engine, keys
+        self._poked = asyncio.Event()
+        self._moved = asyncio.Condition()
+
+    def poke(self) -> None:
+        """Something was entered: sequence soon instead of at the next round."""
+        self._poked.set()
+
+    async def wait_for_work(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self._poked.wait(), seconds)
+        except TimeoutError:
+            return
+        finally:
+            self._poked.clear()
+
+    async def append(self, append: wire.Append) -> wire.Appended:
+        """Returns once the statement stands under a signed checkpoint. The same act again answers the same
+        index; the same act with other content raises ActDiffers."""
+        text = statement.build(append.kind, append.act, datetime.now(UTC), append.fields)
+        async with self._engine.begin() as db:
+            known = await db.scalar(select(col(LogEntry.statement)).where(col(LogEntry.act) == append.act))
+            if known is None:
+                waiting = insert(LogPending).values(act=append.act, statement=text, salt=secrets.token_bytes(32))
+                await db.execute(waiting.on_conflict_do_nothing(index_elements=["act"]))
+                known = await db.scalar(select(col(LogPending.statement)).where(col(LogPending.act) == append.act))
+        if known is not None and not _same_but_for_time(known, text):
+            raise errors.ActDiffers
+        return await self.settled(append.act)
+
+    async def settled(self, act: UUID) -> wire.Appended:
+        """Wait until this act has its index. Raises StoreUnavailable after ten seconds: ask again."""
+        deadline = asyncio.get_running_loop().time() + _APPEND_SECONDS
+        self.poke()
+        while True:
+            async with self._engine.connect() as db:
+                index = await db.scalar(select(col(LogEntry.position)).where(col(LogEntry.act) == act))
+                if index is not None:
+                    size = await db.scalar(select(col(LogHead.size)))
+                    return wire.Appended(act=act, index=index, tree_size=size or 0)
+            if asyncio.get_running_loop().time() > deadline:
+                raise errors.LogUnavailable
+            try:
+                async with asyncio.timeout(0.25), self._moved:
+                    await self._moved.wait()
+            except TimeoutError:
+                continue
+
+    async def sequence(self) -> int:
+        """One batch in one short transaction: lock the head, give indexes, sign, move the head.
+        Returns how many statements were sequenced."""
+        async with self._engine.begin() as db:
+            head = (await db.execute(select(LogHead).with_for_update())).one()
+            batch = await _take(db)
+            if batch:
+                await self._integrate(db, head.size, batch)
+        if batch:
+            async with self._moved:
+                self._moved.notify_all()
+        return len(batch)
+
+    async def _integrate(self, db: AsyncConnection, size: int, batch: list[Any]) -> None:
+        leaves = [statement.leaf_data(row.salt, row.statement) for row in batch]
+        values = [
+            {"position": size + i, "act": row.act, "leaf": leaf, "salt": row.salt, "statement": row.statement}
+            for i, (row, leaf) in enumerate(zip(batch, leaves, strict=True))
+        ]
+        await db.execute(insert(LogEntry), values)
+        tiles = await tiles_for(db, tree.right_edge(size))
+        changed = tree.append(size, [leaf_hash(leaf) for leaf in leaves], tiles.__getitem__)
+        for (level, number), hashes in changed.items():
+            row = insert(LogTile).values(level=level, number=number, hashes=hashes)
+            await db.execute(
+                row.on_conflict_do_update(index_elements=["level", "number"], set_={"hashes": row.excluded.hashes})
+            )
+        tiles |= changed
+        new_size = size + len(batch)
+        root = tree.root(new_size, tiles.__getitem__)
+        checkpoint = self._keys.checkpoint(new_size, root)
+        await db.execute(update(LogHead).values(size=new_size, root=root, checkpoint=checkpoint))
+
+    async def proof(self, act: UUID, *, size: int | None = None, checkpoint: str | None = None) -> wire.LogProof:
+        """The C2SP proof of one act, in the newest checkpoint or in the one that is given with its size."""
+        async with self._engine.connect() as db:
+            entry = (await db.execute(select(LogEntry).where(col(LogEntry.act) == act))).one_or_none()
+            if entry is None:
+                raise errors.NoSuchStatement
+            if size is None or checkpoint is None:
+                head = (await db.execute(select(LogHead))).one()
+                size, checkpoint = int(head.size), str(head.checkpoint)
+            needed = tree.right_edge(size) | tree.path(entry.position)
+            tiles = await tiles_for(db, needed)
+        hashes = tree.inclusion_proof(entry.position, size, tiles.__getitem__)
+        text = statement.proof_text(entry.position, hashes, checkpoint, entry.salt, entry.statement)
+        return wire.LogProof(act=act, index=entry.position, statement=json.loads(entry.statement), proof=text)
+
+    async def head(self) -> tuple[int, str]:
+        """Size and checkpoint note of the newest signed tree."""
+        async with self._engine.connect() as db:
+            head = (await db.execute(select(LogHead))).one()
+        return int(head.size), str(head.checkpoint)
+
+
+async def tiles_for(db: AsyncConnection, places: set[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
+    """The tiles that exist among `places`; an empty one stands for each that does not."""
+    found = await db.execute(select(LogTile).where(tuple_(col(LogTile.level), col(LogTile.number)).in_(places)))
+    return dict.fromkeys(places, b"") | {(row.level, row.number): row.hashes for row in found}
+
+
+async def _take(db: AsyncConnection) -> list[Any]:
+    oldest = select(col(LogPending.place)).order_by(col(LogPending.place)).limit(_BATCH).scalar_subquery()
+    taken = delete(LogPending).where(col(LogPending.place).in_(oldest)).returning(LogPending)
+    rows = sorted((await db.execute(taken)).all(), key=lambda row: row.place)
+    # An act that was appended again while it was being sequenced is pending a second time.
+    done = set(await db.scalars(select(col(LogEntry.act)).where(col(LogEntry.act).in_([row.act for row in rows]))))
+    return [row for row in rows if row.act not in done]
+
+
+def _same_but_for_time(one: bytes, other: bytes) -> bool:
+    first, second = json.loads(one), json.loads(other)
+    return {**first, "at": None} == {**second, "at": None}

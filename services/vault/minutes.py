@@ -1,0 +1,64 @@
+"""One statement for each minute of a recording: the log tells of every receipt, at a sixtieth of the rate.
+
+Segments that no statement has told of yet are found by a partial index, so the cost is that of the last
+minute and not of the archive. A statement and the marks on its segments are one transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from itertools import groupby
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import select, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlmodel import col
+from uuid_utils.compat import uuid7
+
+from services.vault.log import statement
+from services.vault.log.sequencer import enter
+from services.vault.models import Segment
+
+_BATCH = 5000
+
+
+async def state_minutes(engine: AsyncEngine, *, older_than: timedelta = timedelta(minutes=1)) -> int:
+    """Enter the statements of all whole minutes that ended at least `older_than` ago."""
+    before = (datetime.now(UTC) - older_than).replace(second=0, microsecond=0)
+    query = (
+        select(col(Segment.recording_id), col(Segment.sequence), col(Segment.sha256), col(Segment.sealed_at))
+        .where(
+            col(Segment.state) == "sealed",
+            col(Segment.statement_act).is_(None),
+            col(Segment.sealed_at) < before,
+        )
+        .order_by(col(Segment.sealed_at))
+        .limit(_BATCH)
+        .with_for_update(skip_locked=True)
+    )
+    async with engine.begin() as db:
+        rows = (await db.execute(query)).all()
+        return await state_segments(db, rows)
+
+
+async def state_segments(db: AsyncConnection, rows: Iterable[Any]) -> int:
+    """Enter one statement for each recording and minute among `rows`, and mark the segments with its act."""
+
+    def place(row: Any) -> tuple[UUID, datetime]:
+        return row.recording_id, row.sealed_at.replace(second=0, microsecond=0)
+
+    entered = 0
+    for (recording, _), group in groupby(sorted(rows, key=lambda row: (*place(row), row.sequence)), key=place):
+        segments = list(group)
+        act = uuid7()
+        told = [{"sequence": row.sequence, "sha256": row.sha256} for row in segments]
+        fields = {"recording": str(recording), "segments": told}
+        await enter(db, act, statement.build("segments", act, datetime.now(UTC), fields))
+        key = tuple_(col(Segment.sequence), col(Segment.sha256))
+        marked = update(Segment).where(col(Segment.recording_id) == recording)
+        marked = marked.where(key.in_([(row.sequence, row.sha256) for row in segments]))
+        await db.execute(marked.values(statement_act=act))
+        entered += 1
+    return entered

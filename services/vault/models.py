@@ -1,0 +1,121 @@
+"""The vault's tables (schema `vault`, its own role). Migrations are the truth; these mirror them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import BigInteger, DateTime, LargeBinary, SmallInteger
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlmodel import Field, MetaData, SQLModel
+
+_Time: Any = DateTime(timezone=True)
+
+
+class Table(SQLModel):
+    metadata = MetaData(schema="vault")
+
+
+class KeyRecord(Table, table=True):
+    """A public key of the vault itself, on record since its first start."""
+
+    __tablename__ = "keys"
+    purpose: str = Field(primary_key=True)
+    public_key: bytes = Field(sa_type=LargeBinary)
+    act: UUID
+    since: datetime = Field(sa_type=_Time)
+
+
+class Enrolment(Table, table=True):
+    __tablename__ = "enrolments"
+    key_id: str = Field(primary_key=True)
+    recorder: UUID
+    public_key: bytes = Field(sa_type=LargeBinary)
+    act: UUID
+    enrolled_at: datetime = Field(sa_type=_Time)
+
+
+class Recording(Table, table=True):
+    __tablename__ = "recordings"
+    id: UUID = Field(primary_key=True)
+    source: UUID
+    key_id: str
+    started_at: datetime = Field(sa_type=_Time)
+    opened_at: datetime = Field(sa_type=_Time)
+    state: str
+
+
+class Segment(Table, table=True):
+    """asked -> sealed, and nothing else; the primary key is what a receipt is idempotent by."""
+
+    __tablename__ = "segments"
+    recording_id: UUID = Field(primary_key=True)
+    sequence: int = Field(primary_key=True)
+    sha256: str = Field(primary_key=True)
+    size: int
+    media: str
+    started_at: datetime = Field(sa_type=_Time)
+    duration_ms: int
+    monotonic_ms: int = Field(sa_type=BigInteger)
+    key: str
+    retain_until: datetime = Field(sa_type=_Time)
+    asked_at: datetime = Field(sa_type=_Time)
+    state: str
+    version: str | None = None
+    sealed_at: datetime | None = Field(default=None, sa_type=_Time)
+    receipt: dict[str, Any] | None = Field(default=None, sa_type=JSONB)
+    statement_act: UUID | None = None
+
+
+class Manifest(Table, table=True):
+    """What a closed recording consists of; the envelope's bytes are sealed beside the media."""
+
+    __tablename__ = "manifests"
+    recording_id: UUID = Field(primary_key=True)
+    number: int = Field(primary_key=True)
+    envelope: bytes = Field(sa_type=LargeBinary)
+    sha256: str
+    closing: dict[str, Any] = Field(sa_type=JSONB)
+    segments: int
+    media_bytes: int = Field(sa_type=BigInteger)
+    ended_at: datetime = Field(sa_type=_Time)
+    closed_at: datetime = Field(sa_type=_Time)
+    key: str
+    version: str | None = None
+    act: UUID
+
+
+class LogPending(Table, table=True):
+    __tablename__ = "log_pending"
+    place: int | None = Field(default=None, primary_key=True, sa_type=BigInteger)
+    act: UUID
+    statement: bytes = Field(sa_type=LargeBinary)
+    salt: bytes = Field(sa_type=LargeBinary)
+
+
+class LogEntry(Table, table=True):
+    __tablename__ = "log_entries"
+    position: int = Field(primary_key=True, sa_type=BigInteger)
+    act: UUID
+    leaf: bytes = Field(sa_type=LargeBinary)
+    salt: bytes = Field(sa_type=LargeBinary)
+    statement: bytes = Field(sa_type=LargeBinary)
+
+
+class LogTile(Table, table=True):
+    __tablename__ = "log_tiles"
+    level: int = Field(primary_key=True, sa_type=SmallInteger)
+    number: int = Field(primary_key=True, sa_type=BigInteger)
+    hashes: bytes = Field(sa_type=LargeBinary)
+
+
+class LogHead(Table, table=True):
+    """One row: the newest signed checkpoint, and how far the public files have come."""
+
+    __tablename__ = "log_head"
+    single: bool = Field(default=True, primary_key=True)
+    size: int = Field(sa_type=BigInteger)
+    root: bytes = Field(sa_type=LargeBinary)
+    checkpoint: str
+    published_size: int = Field(sa_type=BigInteger)

@@ -1,0 +1,159 @@
+"""The vault's HTTP verbs, thin. Each is allowed to a service by name, verb by verb."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Annotated, Any
+from uuid import UUID
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from fastapi import APIRouter, Depends, Path, Request, Response
+from fastapi.responses import PlainTextResponse, StreamingResponse
+from starlette.requests import ClientDisconnect
+
+from services.vault import errors
+from services.vault.contract import wire
+from services.vault.contract.channel import CHANNEL_SERVICE, ChannelError, verify
+from services.vault.service import Vault
+
+API_VERBS = frozenset(
+    {
+        "identity",
+        "enrol",
+        "open",
+        "exchange",
+        "close",
+        "receipt",
+        "read-tickets",
+        "append",
+        "proof",
+        "export",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Caller:
+    """A service that may call: its public key and the verbs it is allowed."""
+
+    name: str
+    key: Ed25519PublicKey
+    verbs: frozenset[str]
+
+
+def allowed(verb: str) -> Callable[[Request], Coroutine[Any, Any, Vault]]:
+    """The vault, for a request that a service signed which may use `verb`."""
+
+    async def check(request: Request) -> Vault:
+        callers: dict[str, Caller] = request.app.state.callers
+        try:
+            body = await request.body()
+            key_id = verify(
+                request.method,
+                str(request.url),
+                request.headers,
+                body,
+                lambda known: callers[known].key if known in callers else None,
+                CHANNEL_SERVICE,
+            )
+        except (ChannelError, ClientDisconnect) as error:
+            raise errors.NotAuthenticated from error
+        if verb not in callers[key_id].verbs:
+            raise errors.VerbNotAllowed
+        vault: Vault = request.app.state.vault
+        return vault
+
+    return check
+
+
+private = APIRouter(prefix="/v1")
+public = APIRouter(prefix="/log")
+
+
+@private.get("/identity")
+async def identity(vault: Annotated[Vault, Depends(allowed("identity"))]) -> wire.VaultIdentity:
+    return vault.identity()
+
+
+@private.post("/enrolments")
+async def enrol(message: wire.Enrol, vault: Annotated[Vault, Depends(allowed("enrol"))]) -> wire.Appended:
+    return await vault.enrol(message)
+
+
+@private.put("/recordings/{recording}", status_code=204)
+async def open_recording(
+    recording: UUID, message: wire.OpenRecording, vault: Annotated[Vault, Depends(allowed("open"))]
+) -> None:
+    await vault.sealing.open(recording, message)
+
+
+@private.post("/recordings/{recording}/exchange")
+async def exchange(
+    recording: UUID, message: wire.ExchangeRequest, vault: Annotated[Vault, Depends(allowed("exchange"))]
+) -> wire.ExchangeResult:
+    return await vault.sealing.exchange(recording, message)
+
+
+@private.post("/recordings/{recording}/close")
+async def close(
+    recording: UUID, message: wire.CloseRecording, vault: Annotated[Vault, Depends(allowed("close"))]
+) -> wire.ClosedRecording:
+    return await vault.closer.close(recording, message)
+
+
+@private.get("/recordings/{recording}/receipts/{sequence}/{sha256}")
+async def receipt(
+    recording: UUID,
+    sequence: Annotated[int, Path(ge=0, le=wire.MAX_SEQUENCE)],
+    sha256: wire.Sha256,
+    vault: Annotated[Vault, Depends(allowed("receipt"))],
+) -> wire.SealedSegment:
+    return await vault.sealing.receipt(recording, sequence, sha256)
+
+
+@private.post("/recordings/{recording}/read-tickets")
+async def read_tickets(
+    recording: UUID,
+    message: wire.ReadTicketsRequest,
+    vault: Annotated[Vault, Depends(allowed("read-tickets"))],
+) -> wire.ReadTickets:
+    return await vault.read_tickets(recording, message)
+
+
+@private.post("/log/statements")
+async def append(message: wire.Append, vault: Annotated[Vault, Depends(allowed("append"))]) -> wire.Appended:
+    return await vault.sequencer.append(message)
+
+
+@private.get("/log/proofs/{act}")
+async def proof(act: UUID, vault: Annotated[Vault, Depends(allowed("proof"))]) -> wire.LogProof:
+    return await vault.sequencer.proof(act)
+
+
+@private.post("/exports", response_class=StreamingResponse)
+async def export(
+    message: wire.ExportRequest, vault: Annotated[Vault, Depends(allowed("export"))]
+) -> StreamingResponse:
+    return StreamingResponse(await vault.exporter.begin(message), media_type="application/x-tar")
+
+
+@public.get("/checkpoint", response_class=PlainTextResponse)
+async def checkpoint(request: Request) -> Response:
+    return await _published(request, "checkpoint", "no-cache")
+
+
+@public.get("/tile/{path:path}", response_class=Response)
+async def tile(request: Request, path: Annotated[str, Path(pattern=r"^[0-9a-z/.]{1,64}$")]) -> Response:
+    return await _published(request, f"tile/{path}", "public, max-age=31536000, immutable")
+
+
+async def _published(request: Request, path: str, caching: str) -> Response:
+    if ".." in path:
+        raise errors.NoSuchStatement
+    vault: Vault = request.app.state.vault
+    data = await vault.store.published(path)
+    if data is None:
+        raise errors.NoSuchStatement
+    kind = "text/plain; charset=utf-8" if path == "checkpoint" else "application/octet-stream"
+    return Response(data, media_type=kind, headers={"cache-control": caching})

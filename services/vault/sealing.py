@@ -1,0 +1,267 @@
+"""The sealing cycle, steps 1, 2, 4 and 5 (3 and 6 are the holder's; numbered alike in DESIGN and docs).
+
+1. Ask. The intent is stored: recording, sequence, digest, size, device times, the lock that will be asked.
+2. Ticket. A PUT signed for exactly these bytes. It may be asked for again for as long as the segment is not
+   sealed; nothing about the intent changes.
+3. Put. The holder of the bytes, straight to the store: 200, or 412 "already there".
+4. Check. On commit the object is looked at in the store; version, size, checksum and lock are compared with
+   the intent, and nothing else in the store's metadata is believed.
+5. Receipt. In one transaction the segment becomes sealed and the signed receipt is stored. The same commit
+   again answers the same receipt.
+6. Free. The holder verifies the receipt and only then lets go of the bytes.
+
+A process that dies between any two leaves an intent (asked, perhaps put): asking or committing again goes on.
+No transaction is open while the store is spoken to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, func, select, tuple_, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlmodel import col
+
+from services.vault import errors
+from services.vault.contract import wire
+from services.vault.keys import Keys
+from services.vault.models import Enrolment, Recording, Segment
+from services.vault.stores.port import Store, StoredObject
+
+_HEADS_AT_ONCE = 16
+
+
+class Sealing:
+    def __init__(self, engine: AsyncEngine, store: Store, keys: Keys, *, retention: timedelta):
+        self._engine, self._store, self._keys, self._retention = engine, store, keys, retention
+        self._heads = asyncio.Semaphore(_HEADS_AT_ONCE)
+
+    async def open(self, recording: UUID, opening: wire.OpenRecording) -> None:
+        """A recording begins. The same again changes nothing; another source or key is refused."""
+        values = opening.model_dump() | {"id": recording, "opened_at": datetime.now(UTC), "state": "open"}
+        async with self._engine.begin() as db:
+            if (
+                await db.scalar(select(col(Enrolment.recorder)).where(col(Enrolment.key_id) == opening.key_id))
+                is None
+            ):
+                raise errors.NoSuchEnrolment
+            await db.execute(insert(Recording).values(values).on_conflict_do_nothing())
+            found = (await db.execute(select(Recording).where(col(Recording.id) == recording))).one()
+        if (found.source, found.key_id) != (opening.source, opening.key_id):
+            raise errors.RecordingDiffers
+
+    async def exchange(self, recording: UUID, request: wire.ExchangeRequest) -> wire.ExchangeResult:
+        """Any number of asks and commits, each with its own outcome; one bad item spoils no other."""
+        asked, committed = await asyncio.gather(
+            self._ask(recording, request.asks), self._commit(recording, request.commits)
+        )
+        return wire.ExchangeResult(
+            tickets=[item for item in asked if isinstance(item, wire.Ticket)],
+            sealed=[item for item in asked + committed if isinstance(item, wire.SealedSegment)],
+            problems=[item for item in asked + committed if isinstance(item, wire.ItemProblem)],
+        )
+
+    async def receipt(self, recording: UUID, sequence: int, sha256: str) -> wire.SealedSegment:
+        async with self._engine.connect() as db:
+            rows = await _rows(db, recording, [(sequence, sha256)])
+        if not rows or rows[sequence, sha256].state != "sealed":
+            raise errors.NoSuchSegment
+        return sealed_segment(rows[sequence, sha256])
+
+    async def _ask(
+        self, recording: UUID, asks: Sequence[wire.SegmentAsk]
+    ) -> list[wire.Ticket | wire.SealedSegment | wire.ItemProblem]:
+        if not asks:
+            return []
+        # 1. Ask.
+        now = datetime.now(UTC)
+        retain_until = (now + self._retention).replace(microsecond=0)
+        async with self._engine.begin() as db:
+            state = await _lock(db, recording)
+            known = await _rows(db, recording, [(ask.sequence, ask.sha256) for ask in asks])
+            crowded = await _crowded(db, recording, {ask.sequence for ask in asks})
+            fresh = {
+                (ask.sequence, ask.sha256): ask.model_dump()
+                | {
+                    "recording_id": recording,
+                    "key": segment_key(recording, ask.sequence, ask.sha256),
+                    "retain_until": retain_until,
+                    "asked_at": now,
+                    "state": "asked",
+                }
+                for ask in asks
+                if (ask.sequence, ask.sha256) not in known and ask.sequence not in crowded and state == "open"
+            }
+            if fresh:
+                await db.execute(insert(Segment).values(list(fresh.values())).on_conflict_do_nothing())
+                known |= await _rows(db, recording, list(fresh))
+        # 2. Ticket.
+        return [self._answer_ask(ask, known.get((ask.sequence, ask.sha256)), state, now) for ask in asks]
+
+    def _answer_ask(
+        self, ask: wire.SegmentAsk, row: Row[Any] | None, state: str, now: datetime
+    ) -> wire.Ticket | wire.SealedSegment | wire.ItemProblem:
+        if row is None:
+            return _problem(ask, errors.RecordingClosed if state == "closed" else errors.TooManyDigests)
+        intent = wire.SegmentAsk.model_validate({name: getattr(row, name) for name in wire.SegmentAsk.model_fields})
+        if intent != ask:
+            return _problem(ask, errors.AskDiffers)
+        if row.state == "sealed":
+            return sealed_segment(row)
+        if state == "closed":
+            return _problem(ask, errors.RecordingClosed)
+        ticket = self._store.put_ticket(row.key, row.sha256, row.size, row.retain_until, now)
+        return wire.Ticket(
+            sequence=ask.sequence,
+            sha256=ask.sha256,
+            url=ticket.url,
+            headers=ticket.headers,
+            expires_at=ticket.expires_at,
+        )
+
+    async def _commit(
+        self, recording: UUID, names: Sequence[wire.SegmentName]
+    ) -> list[wire.SealedSegment | wire.ItemProblem]:
+        if not names:
+            return []
+        async with self._engine.connect() as db:
+            rows = await _rows(db, recording, [(name.sequence, name.sha256) for name in names])
+        # 4. Check.
+        outcomes = await asyncio.gather(*(self._check(rows.get((n.sequence, n.sha256)), n) for n in names))
+        receipts = [outcome for outcome in outcomes if isinstance(outcome, dict)]
+        # 5. Receipt.
+        if receipts:
+            async with self._engine.begin() as db:
+                state = await _lock(db, recording)
+                if state == "open":
+                    for receipt in receipts:
+                        await db.execute(_becomes_sealed(recording, receipt))
+                rows = await _rows(db, recording, [(name.sequence, name.sha256) for name in names])
+        return [
+            outcome if isinstance(outcome, wire.ItemProblem) else self._answer_commit(name, rows)
+            for name, outcome in zip(names, outcomes, strict=True)
+        ]
+
+    async def _check(self, row: Row[Any] | None, name: wire.SegmentName) -> dict[str, Any] | wire.ItemProblem | None:
+        """The values that seal this segment; None if it is sealed already."""
+        if row is None:
+            return _problem(name, errors.NotAsked)
+        if row.state == "sealed":
+            return None
+        async with self._heads:
+            stored = await self._store.head(row.key)
+        if stored is None:
+            return _problem(name, errors.NotStored)
+        if not _fits(row, stored, self._store.lock):
+            return _problem(name, errors.StoredDiffers)
+        sealed_at = datetime.now(UTC)
+        envelope = self._keys.envelope(wire.RECEIPT_TYPE, receipt_payload(row, stored, sealed_at))
+        return {
+            "sequence": row.sequence,
+            "sha256": row.sha256,
+            "version": stored.version,
+            "sealed_at": sealed_at,
+            "receipt": envelope.model_dump(),
+        }
+
+    def _answer_commit(
+        self, name: wire.SegmentName, rows: dict[tuple[int, str], Row[Any]]
+    ) -> wire.SealedSegment | wire.ItemProblem:
+        row = rows[name.sequence, name.sha256]
+        return sealed_segment(row) if row.state == "sealed" else _problem(name, errors.RecordingClosed)
+
+
+def segment_key(recording: UUID, sequence: int, sha256: str) -> str:
+    """Each digest has its own place, so that two digests of one sequence lie beside each other."""
+    return f"recordings/{recording}/{sequence:010d}-{sha256}"
+
+
+def receipt_payload(row: Row[Any], stored: StoredObject, sealed_at: datetime) -> dict[str, Any]:
+    return {
+        "recording": str(row.recording_id),
+        "sequence": row.sequence,
+        "sha256": row.sha256,
+        "size": row.size,
+        "media": row.media,
+        "started_at": wire.rfc3339(row.started_at),
+        "duration_ms": row.duration_ms,
+        "monotonic_ms": row.monotonic_ms,
+        "asked_at": wire.rfc3339(row.asked_at),
+        "sealed_at": wire.rfc3339(sealed_at),
+        "store": {
+            "key": row.key,
+            "version": stored.version,
+            "lock": stored.lock,
+            "retain_until": wire.rfc3339(stored.retain_until) if stored.retain_until else None,
+        },
+    }
+
+
+def sealed_segment(row: Row[Any]) -> wire.SealedSegment:
+    receipt = wire.Envelope.model_validate(row.receipt)
+    return wire.SealedSegment(
+        sequence=row.sequence,
+        sha256=row.sha256,
+        size=row.size,
+        media=row.media,
+        started_at=row.started_at,
+        duration_ms=row.duration_ms,
+        received_at=row.asked_at,
+        sealed_at=row.sealed_at,
+        lock=receipt.decoded()["store"]["lock"],
+        receipt=receipt,
+    )
+
+
+def _fits(row: Row[Any], stored: StoredObject, lock: wire.Lock) -> bool:
+    locked = lock == "none" or stored.retain_until == row.retain_until
+    same = (stored.size, stored.sha256, stored.lock) == (row.size, row.sha256, lock)
+    return same and locked and bool(stored.version)
+
+
+def _becomes_sealed(recording: UUID, receipt: dict[str, Any]) -> Any:
+    values = {name: receipt[name] for name in ("version", "sealed_at", "receipt")}
+    return (
+        update(Segment)
+        .where(col(Segment.recording_id) == recording)
+        .where(col(Segment.sequence) == receipt["sequence"], col(Segment.sha256) == receipt["sha256"])
+        .where(col(Segment.state) == "asked")
+        .values(state="sealed", **values)
+    )
+
+
+def _problem(name: wire.SegmentName, error: type[errors.VaultError]) -> wire.ItemProblem:
+    return wire.ItemProblem(sequence=name.sequence, sha256=name.sha256, slug=error.slug, title=error.title)
+
+
+async def _lock(db: AsyncConnection, recording: UUID) -> str:
+    """Shared with other commits, exclusive against closing. Raises NoSuchRecording."""
+    query = select(col(Recording.state)).where(col(Recording.id) == recording).with_for_update(read=True)
+    state: str | None = await db.scalar(query)
+    if state is None:
+        raise errors.NoSuchRecording
+    return state
+
+
+async def _rows(
+    db: AsyncConnection, recording: UUID, names: Sequence[tuple[int, str]]
+) -> dict[tuple[int, str], Row[Any]]:
+    key = tuple_(col(Segment.sequence), col(Segment.sha256))
+    query = select(Segment).where(col(Segment.recording_id) == recording, key.in_(names))
+    return {(row.sequence, row.sha256): row for row in await db.execute(query)}
+
+
+async def _crowded(db: AsyncConnection, recording: UUID, sequences: set[int]) -> set[int]:
+    """Sequences that have as many digests as may lie beside each other."""
+    query = (
+        select(col(Segment.sequence))
+        .where(col(Segment.recording_id) == recording, col(Segment.sequence).in_(sequences))
+        .group_by(col(Segment.sequence))
+        .having(func.count() >= wire.MAX_DIGESTS_PER_SEQUENCE)
+    )
+    return set((await db.execute(query)).scalars())

@@ -1,0 +1,170 @@
+"""The vault as one object: what its parts share, how it starts, what it does while it runs.
+
+Start: read the keys, bring the log's head into being, check the store, refuse a history that is older than
+what was published. Then two loops go on until it stops: sequencing and publishing, and what sweeps up behind
+a crash (minute statements, manifests not yet in the store).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid5
+
+from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlmodel import col
+from uuid_utils.compat import uuid7
+
+from services.vault import database, errors, keys, minutes
+from services.vault.closing import Closer
+from services.vault.contract import wire
+from services.vault.contract.verify import key_id
+from services.vault.export import Exporter
+from services.vault.keys import Keys
+from services.vault.log import statement
+from services.vault.log.publish import Publisher
+from services.vault.log.sequencer import Sequencer, enter
+from services.vault.models import Enrolment, KeyRecord, LogHead, Segment
+from services.vault.sealing import Sealing
+from services.vault.settings import Settings
+from services.vault.stores import open_store
+from services.vault.stores.port import Store
+
+_log = logging.getLogger("quancheng.vault")
+_ENROLMENTS = UUID("8f9d2b1c-5a3e-5c1f-9a70-5d6a3c0b7e11")
+_SEQUENCE_SECONDS, _SWEEP_SECONDS = 1.0, 5.0
+_EMPTY_ROOT = bytes.fromhex("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
+
+
+class Vault:
+    def __init__(self, settings: Settings, engine: AsyncEngine, store: Store, own: Keys):
+        retention = timedelta(days=settings.retention_days)
+        self.engine, self.store, self.keys = engine, store, own
+        self.sequencer = Sequencer(engine, own)
+        self.publisher = Publisher(engine, store, own, retention=retention)
+        self.sealing = Sealing(engine, store, own, retention=retention)
+        self.closer = Closer(engine, store, own, self.sequencer, retention=retention)
+        self.exporter = Exporter(engine, store, own, self.sequencer)
+        self._loops: list[asyncio.Task[None]] = []
+
+    @classmethod
+    async def start(cls, settings: Settings) -> Vault:
+        """Raises KeyFault, StoreUnfit or HistoryLost, each with one clear sentence, and then serves nothing."""
+        engine = database.connect(settings)
+        async with engine.begin() as db:
+            known = {row.purpose: row.public_key for row in await db.execute(select(KeyRecord))}
+            own = await asyncio.to_thread(keys.load, settings.keys, settings.origin, known)
+            await _found_log(db, own)
+        store = open_store(settings, own.local_secret)
+        await store.start()
+        vault = cls(settings, engine, store, own)
+        await vault.publisher.check_history()
+        vault._loops = [
+            asyncio.create_task(vault._repeat(vault._sequence_and_publish, "sequence")),
+            asyncio.create_task(vault._repeat(vault._sweep, "sweep")),
+        ]
+        return vault
+
+    async def stop(self) -> None:
+        for loop in self._loops:
+            loop.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        await self.store.stop()
+        await self.engine.dispose()
+
+    def identity(self) -> wire.VaultIdentity:
+        return wire.VaultIdentity(
+            origin=self.keys.origin,
+            receipt_key=base64.b64encode(self.keys.receipt_public).decode(),
+            receipt_key_id=self.keys.receipt_key_id,
+            log_vkey=self.keys.log_vkey,
+            lock=self.store.lock,
+        )
+
+    async def enrol(self, message: wire.Enrol) -> wire.Appended:
+        """A recorder's key enters the log; only then may it sign. The same again answers the same index."""
+        public = base64.b64decode(message.public_key, validate=True)
+        identity, now = key_id(public), datetime.now(UTC)
+        act = uuid5(_ENROLMENTS, identity)
+        values = {"key_id": identity, "recorder": message.recorder, "public_key": public, "act": act}
+        async with self.engine.begin() as db:
+            fresh = insert(Enrolment).values(**values, enrolled_at=now).on_conflict_do_nothing()
+            if (await db.execute(fresh.returning(col(Enrolment.key_id)))).one_or_none():
+                fields = {
+                    "recorder": str(message.recorder),
+                    "key_id": identity,
+                    "public_key": message.public_key,
+                }
+                await enter(db, act, statement.build("enrolment", act, now, fields))
+            elif message.recorder != await db.scalar(
+                select(col(Enrolment.recorder)).where(col(Enrolment.key_id) == identity)
+            ):
+                raise errors.EnrolmentDiffers
+        return await self.sequencer.settled(act)
+
+    async def read_tickets(self, recording: UUID, message: wire.ReadTicketsRequest) -> wire.ReadTickets:
+        query = select(Segment).where(col(Segment.recording_id) == recording, col(Segment.state) == "sealed")
+        query = query.where(col(Segment.sequence).in_({item.sequence for item in message.items}))
+        async with self.engine.connect() as db:
+            rows = {(row.sequence, row.sha256): row for row in await db.execute(query)}
+        now, tickets = datetime.now(UTC), []
+        for item in message.items:
+            row = rows.get((item.sequence, item.sha256))
+            if row is None:
+                raise errors.NoSuchSegment
+            ticket = self.store.get_ticket(row.key, row.version, now)
+            tickets.append(
+                wire.ReadTicket(
+                    sequence=row.sequence,
+                    sha256=row.sha256,
+                    url=ticket.url,
+                    headers=ticket.headers,
+                    size=row.size,
+                )
+            )
+        return wire.ReadTickets(tickets=tickets)
+
+    async def _sequence_and_publish(self) -> None:
+        await self.sequencer.wait_for_work(_SEQUENCE_SECONDS)
+        while await self.sequencer.sequence():
+            pass
+        await self.publisher.publish()
+
+    async def _sweep(self) -> None:
+        await asyncio.sleep(_SWEEP_SECONDS)
+        if await minutes.state_minutes(self.engine):
+            self.sequencer.poke()
+        await self.closer.seal_manifests()
+
+    async def _repeat(self, step: object, name: str) -> None:
+        assert callable(step)
+        while True:
+            try:
+                await step()
+            except asyncio.CancelledError:
+                raise
+            except Exception:
+                _log.exception("%s failed and will be tried again", name)
+                await asyncio.sleep(_SEQUENCE_SECONDS)
+
+
+async def _found_log(db: AsyncConnection, own: Keys) -> None:
+    """At the very first start: the head of the empty log, and a statement for each of the vault's keys."""
+    empty = insert(LogHead).values(
+        single=True, size=0, root=_EMPTY_ROOT, checkpoint=own.checkpoint(0, _EMPTY_ROOT), published_size=0
+    )
+    await db.execute(empty.on_conflict_do_nothing())
+    for purpose, public in (("receipt", own.receipt_public), ("log", own.log_public)):
+        act, now = uuid7(), datetime.now(UTC)
+        row = insert(KeyRecord).values(purpose=purpose, public_key=public, act=act, since=now)
+        if (await db.execute(row.on_conflict_do_nothing().returning(col(KeyRecord.purpose)))).one_or_none():
+            fields = {
+                "purpose": purpose,
+                "key_id": key_id(public),
+                "public_key": base64.b64encode(public).decode(),
+            }
+            await enter(db, act, statement.build("key", act, now, fields))

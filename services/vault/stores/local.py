@@ -1,0 +1,298 @@
+"""A write-once local folder under the same ticket contract: for trying out and for one small office.
+
+It is write-once for honest programs, and it is not Object Lock: every receipt it leads to says `none`.
+A file appears under its name whole, checked and on the disk, or not at all (O_EXCL, fsync, link, 0444, and
+the immutable flag where the system allows it); a crash leaves at most a nameless file in `incoming`, which
+the next start removes.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import base64
+import errno
+import fcntl
+import hashlib
+import hmac
+import os
+import re
+import secrets
+from collections.abc import AsyncIterator, Iterable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import IO
+from urllib.parse import urlsplit
+
+from services.vault.contract.http import Receive, Scope, Send, problem
+from services.vault.contract.wire import MAX_SEGMENT_BYTES, TICKET_SECONDS, Lock
+from services.vault.errors import StoredDiffers, StoreUnfit
+from services.vault.stores.port import GetTicket, PutTicket, StoredObject
+
+MOUNT = "/store"
+_SCHEME = "QC-HMAC-SHA256"
+_KEY = re.compile(r"^(?:[a-z0-9][a-z0-9._-]*/)*[a-z0-9][a-z0-9._-]*$")
+_BATCH = 1024 * 1024
+_IDLE_SECONDS = 30
+_FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS, _FS_IMMUTABLE_FL = 0x80086601, 0x40086602, 0x10
+_VERSION = "1"
+
+
+class _Refused(Exception):
+    def __init__(self, status: int, slug: str, title: str):
+        super().__init__(slug)
+        self.status, self.slug, self.title = status, slug, title
+
+
+class LocalStore:
+    lock: Lock = "none"
+
+    def __init__(self, root: Path, public_url: str, secret: bytes, *, immutable: bool = True):
+        self._root = root
+        self._evidence, self._log, self._incoming = root / "evidence", root / "log", root / "incoming"
+        self._public = public_url.rstrip("/")
+        self._host = urlsplit(self._public).netloc
+        self._secret = secret
+        self._immutable = immutable
+
+    async def start(self) -> None:
+        try:
+            for folder in (self._evidence, self._log, self._incoming):
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for leftover in self._incoming.iterdir():
+                leftover.unlink()
+        except OSError as error:
+            raise StoreUnfit(f"本地证据文件夹 {self._root} 不可用：{error.strerror}。") from error
+
+    async def stop(self) -> None:
+        return
+
+    def put_ticket(self, key: str, sha256: str, size: int, retain_until: datetime, now: datetime) -> PutTicket:
+        expires = now + timedelta(seconds=TICKET_SECONDS)
+        headers = {
+            "content-length": str(size),
+            "if-none-match": "*",
+            "x-amz-checksum-sha256": base64.b64encode(bytes.fromhex(sha256)).decode(),
+            "x-quancheng-lock": self.lock,
+        }
+        return PutTicket(*self._signed("PUT", f"{MOUNT}/{key}", headers, expires), expires)
+
+    def get_ticket(self, key: str, version: str, now: datetime) -> GetTicket:
+        expires = now + timedelta(seconds=TICKET_SECONDS)
+        return GetTicket(*self._signed("GET", f"{MOUNT}/{key}", {}, expires))
+
+    async def head(self, key: str) -> StoredObject | None:
+        return await asyncio.to_thread(self._head, key)
+
+    async def put(self, key: str, data: bytes, retain_until: datetime) -> StoredObject:
+        sha256 = hashlib.sha256(data).hexdigest()
+        await asyncio.to_thread(self._write_whole, self._evidence / key, data)
+        found = await self.head(key)
+        if found is None or found.sha256 != sha256:
+            raise StoredDiffers(f"{key} is not what was put")
+        return found
+
+    async def read(self, key: str, version: str) -> AsyncIterator[bytes]:
+        with await asyncio.to_thread(self._path(key).open, "rb") as file:
+            while chunk := await asyncio.to_thread(file.read, _BATCH):
+                yield chunk
+
+    async def publish(self, path: str, data: bytes, *, immutable: bool) -> None:
+        target = self._log / path
+        if not immutable:
+            await asyncio.to_thread(self._replace, target, data)
+        elif not await asyncio.to_thread(self._write_whole, target, data) and await self.published(path) != data:
+            raise StoredDiffers(f"{path} was published with other bytes")
+
+    async def published(self, path: str) -> bytes | None:
+        try:
+            return await asyncio.to_thread((self._log / path).read_bytes)
+        except FileNotFoundError:
+            return None
+
+    # The ticket contract, served by the vault at MOUNT.
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            if scope["type"] != "http":
+                return
+            key = self._authorize(scope)
+            if scope["method"] == "PUT":
+                await self._receive(scope, key, receive)
+                await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+                await send({"type": "http.response.body", "body": b""})
+            else:
+                await self._send(key, send)
+        except _Refused as refused:
+            answer = problem(refused.status, refused.slug, refused.title, headers={"connection": "close"})
+            await answer(scope, receive, send)
+
+    def _authorize(self, scope: Scope) -> str:
+        """The key this request may use. Any `x-` header that was not signed is refused, as S3 does."""
+        pairs = [(name.decode().lower(), value.decode("latin-1")) for name, value in scope["headers"]]
+        headers = dict(pairs)
+        method, path = scope["method"], scope["raw_path"].decode() if scope.get("raw_path") else scope["path"]
+        match = re.fullmatch(
+            rf"{_SCHEME} Expires=(\d{{1,12}}),SignedHeaders=([a-z0-9;-]+),Signature=([0-9a-f]{{64}})",
+            headers.get("authorization", ""),
+        )
+        if method not in ("PUT", "GET") or match is None or len(headers) != len(pairs):
+            raise _Refused(403, "ticket-invalid", "上传凭单无效。")
+        expires, names, signature = int(match[1]), match[2].split(";"), match[3]
+        if any(name not in names for name in headers if name.startswith(("x-amz-", "x-quancheng-"))):
+            raise _Refused(403, "header-not-signed", "请求带有凭单未签名的标头。")
+        covered = {name: headers.get(name, "") for name in names}
+        if not hmac.compare_digest(signature, self._signature(method, path, covered, expires)):
+            raise _Refused(403, "ticket-invalid", "上传凭单无效，或与请求的标头不符。")
+        if expires < datetime.now(UTC).timestamp():
+            raise _Refused(403, "ticket-expired", "上传凭单已过期，请重新申请。")
+        key = path.removeprefix(MOUNT + "/")
+        if not _KEY.fullmatch(key):
+            raise _Refused(403, "ticket-invalid", "上传凭单无效。")
+        return str(key)
+
+    async def _receive(self, scope: Scope, key: str, receive: Receive) -> None:
+        headers = {name.decode(): value.decode("latin-1") for name, value in scope["headers"]}
+        size, wanted = (
+            int(headers["content-length"]),
+            base64.b64decode(headers["x-amz-checksum-sha256"]).hex(),
+        )
+        target = self._path(key)
+        if target.exists():
+            raise _Refused(412, "already-there", "该对象已存在，不可覆盖。")
+        if size > MAX_SEGMENT_BYTES:
+            raise _Refused(413, "too-large", "提交的内容超过允许的大小。")
+        temporary = self._incoming / secrets.token_hex(16)
+        try:
+            with await asyncio.to_thread(_create, temporary) as file:
+                digest, got, batch, more = hashlib.sha256(), 0, [], True
+                while more:
+                    try:
+                        message = await asyncio.wait_for(receive(), _IDLE_SECONDS)
+                    except TimeoutError as error:
+                        raise _Refused(408, "too-slow", "上传中断超时。") from error
+                    if message["type"] == "http.disconnect":
+                        raise _Refused(400, "cut-off", "上传连接中断。")
+                    body, more = message.get("body", b""), message.get("more_body", False)
+                    got += len(body)
+                    batch.append(body)
+                    if sum(map(len, batch)) >= _BATCH or not more:
+                        await asyncio.to_thread(_write, file, batch, digest)
+                        batch = []
+                if got != size or digest.hexdigest() != wanted:
+                    raise _Refused(400, "checksum-mismatch", "内容与凭单登记的摘要或长度不符，未予保存。")
+                if not await asyncio.to_thread(self._settle, file, temporary, target):
+                    raise _Refused(412, "already-there", "该对象已存在，不可覆盖。")
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise _Refused(507, "disk-full", "证据存储空间不足。") from error
+            raise
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    async def _send(self, key: str, send: Send) -> None:
+        path = self._path(key)
+        if not path.is_file():
+            raise _Refused(404, "not-found", "没有找到所请求的内容。")
+        length = str(path.stat().st_size).encode()
+        await send(
+            {"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]},
+        )
+        async for chunk in self.read(key, _VERSION):
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    # On the disk.
+
+    def _path(self, key: str) -> Path:
+        return self._evidence / key
+
+    def _head(self, key: str) -> StoredObject | None:
+        try:
+            with self._path(key).open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                size = os.fstat(file.fileno()).st_size
+        except FileNotFoundError:
+            return None
+        return StoredObject(key, _VERSION, size, digest, self.lock, None)
+
+    def _write_whole(self, target: Path, data: bytes) -> bool:
+        temporary = self._incoming / secrets.token_hex(16)
+        try:
+            with _create(temporary) as file:
+                _write(file, [data], None)
+                return self._settle(file, temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _settle(self, file: IO[bytes], temporary: Path, target: Path) -> bool:
+        """Make the written file durable and give it its name; False if the name is taken."""
+        file.flush()
+        os.fchmod(file.fileno(), 0o444)
+        os.fsync(file.fileno())
+        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            os.link(temporary, target)
+        except FileExistsError:
+            return False
+        temporary.unlink()
+        for folder in (target.parent, target.parent.parent):
+            _sync_folder(folder)
+        if self._immutable:
+            _make_immutable(file.fileno())
+        return True
+
+    def _replace(self, target: Path, data: bytes) -> None:
+        temporary = self._incoming / secrets.token_hex(16)
+        with _create(temporary) as file:
+            _write(file, [data], None)
+            file.flush()
+            os.fsync(file.fileno())
+        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        temporary.replace(target)
+        _sync_folder(target.parent)
+
+    # Tickets.
+
+    def _signed(
+        self, method: str, path: str, headers: dict[str, str], expires: datetime
+    ) -> tuple[str, dict[str, str]]:
+        until = int(expires.timestamp())
+        covered = {**headers, "host": self._host}
+        signature = self._signature(method, path, covered, until)
+        authorization = f"{_SCHEME} Expires={until},SignedHeaders={';'.join(sorted(covered))},Signature={signature}"
+        return self._public + path, {**headers, "authorization": authorization}
+
+    def _signature(self, method: str, path: str, headers: dict[str, str], expires: int) -> str:
+        lines = [method, path, str(expires), *(f"{name}:{headers[name]}" for name in sorted(headers))]
+        return hmac.new(self._secret, "\n".join(lines).encode(), hashlib.sha256).hexdigest()
+
+
+def _create(path: Path) -> IO[bytes]:
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+
+
+def _write(file: IO[bytes], chunks: Iterable[bytes], digest: hashlib._Hash | None) -> None:
+    for chunk in chunks:
+        file.write(chunk)
+        if digest is not None:
+            digest.update(chunk)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _make_immutable(descriptor: int) -> None:
+    """Best effort: needs CAP_LINUX_IMMUTABLE and a file system that knows the flag."""
+    flags = array.array("l", [0])
+    try:
+        fcntl.ioctl(descriptor, _FS_IOC_GETFLAGS, flags, True)
+        flags[0] |= _FS_IMMUTABLE_FL
+        fcntl.ioctl(descriptor, _FS_IOC_SETFLAGS, flags, True)
+    except OSError:
+        return

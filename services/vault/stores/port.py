@@ -1,0 +1,71 @@
+"""What the vault asks of a store, whichever it is.
+
+A store keeps *evidence* under write-once keys and *publishes* the log's public files. It is believed in
+nothing but what `head` reads back: version, size, checksum, lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from services.vault.contract.wire import Lock
+
+
+@dataclass(frozen=True)
+class PutTicket:
+    """A signed PUT: every header is sent as given; it lapses at `expires_at`."""
+
+    url: str
+    headers: dict[str, str]
+    expires_at: datetime
+
+
+@dataclass(frozen=True)
+class GetTicket:
+    url: str
+    headers: dict[str, str]
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """What the store answers to a HEAD. `version` is what later reads name; `sha256` is lowercase hex."""
+
+    key: str
+    version: str
+    size: int
+    sha256: str
+    lock: Lock
+    retain_until: datetime | None
+
+
+class Store(Protocol):
+    """Raises `StoreUnavailable` where it cannot be reached, `StoreUnfit` from `start` where it is not fit."""
+
+    @property
+    def lock(self) -> Lock: ...
+
+    async def start(self) -> None:
+        """Open connections and check that the store is fit to hold evidence."""
+
+    async def stop(self) -> None: ...
+
+    def put_ticket(self, key: str, sha256: str, size: int, retain_until: datetime, now: datetime) -> PutTicket:
+        """Step 2 of sealing: a PUT that only these bytes fit, at most once, with this lock."""
+
+    def get_ticket(self, key: str, version: str, now: datetime) -> GetTicket: ...
+
+    async def head(self, key: str) -> StoredObject | None:
+        """Step 4 of sealing. None where nothing lies under the key."""
+
+    async def put(self, key: str, data: bytes, retain_until: datetime) -> StoredObject:
+        """Seal the vault's own bytes (manifests, statements). The same again answers the same object."""
+
+    def read(self, key: str, version: str) -> AsyncIterator[bytes]: ...
+
+    async def publish(self, path: str, data: bytes, *, immutable: bool) -> None:
+        """Write a public file of the log: durable when this returns; overwritten unless `immutable`."""
+
+    async def published(self, path: str) -> bytes | None: ...
