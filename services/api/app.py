@@ -1,0 +1,130 @@
+"""The api's process: settings in, one ASGI application out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+
+from services.api import database, errors, outbox, problems
+from services.api.console import routes as console
+from services.api.identity import routes as identity
+from services.api.recorders import routes as recorders
+from services.api.recordings import routes as recordings
+from services.api.recordings.doors import direct
+from services.api.settings import Settings
+from services.vault.contract import http, wire
+from services.vault.contract.client import VaultClient, VaultRefused, VaultUnreachable
+
+_CSP = (
+    "default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self' data:; media-src 'self' blob:; "
+    "worker-src 'self' blob:; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
+)
+_HEADERS = {
+    "content-security-policy": _CSP,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "same-origin",
+    "x-frame-options": "DENY",
+}
+_SMALL_BODY = 64 * 1024
+
+
+def create_app(settings: Settings) -> FastAPI:
+    key = _service_key(settings.service_key)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        engine = database.connect(settings)
+        app.state.sessions = database.sessions_of(engine)
+        limits = httpx.Limits(max_connections=64, max_keepalive_connections=16)
+        async with (
+            VaultClient(settings.vault_url, key) as vault,
+            httpx.AsyncClient(timeout=httpx.Timeout(20, connect=3), limits=limits, trust_env=False) as store,
+        ):
+            app.state.vault, app.state.store = vault, store
+            loops = [
+                asyncio.create_task(outbox.retell(app.state.sessions, vault)),
+                asyncio.create_task(_learn_lock(app, vault)),
+            ]
+            try:
+                yield
+            finally:
+                for loop in loops:
+                    loop.cancel()
+                await asyncio.gather(*loops, return_exceptions=True)
+                await engine.dispose()
+
+    app = FastAPI(
+        title="Quancheng 全程",
+        description="行政执法全过程记录。Errors are RFC 9457 problems with a Chinese title and an English slug.",
+        version="1",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/v1/openapi.json",
+    )
+    app.state.settings, app.state.store_lock = settings, None
+    problems.install(app)
+    app.add_exception_handler(errors.ApiError, _refuse)
+    for routes in (identity.router, recorders.router, direct.router, recordings.router, console.router):
+        app.include_router(routes)
+    app.add_api_route("/healthz", _healthy, methods=["GET"], include_in_schema=False)
+    app.add_middleware(_SafeHeaders)
+    app.add_middleware(http.BodyLimit, limit_of=_limit_of)
+    return app
+
+
+def _service_key(path: Path) -> Ed25519PrivateKey:
+    key = load_pem_private_key(path.read_bytes(), password=None)
+    if not isinstance(key, Ed25519PrivateKey):
+        raise TypeError(f"{path} is not an Ed25519 key")
+    return key
+
+
+async def _learn_lock(app: FastAPI, vault: VaultClient) -> None:
+    """What every page says of the store, asked until the vault has answered once."""
+    while app.state.store_lock is None:
+        try:
+            app.state.store_lock = (await vault.identity()).lock
+        except (VaultUnreachable, VaultRefused):
+            await asyncio.sleep(2)
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    assert isinstance(error, errors.ApiError)
+    if request.url.path.startswith("/v1/"):
+        return problems.of(error)
+    return console.problem_page(request, error)
+
+
+def _limit_of(_method: str, path: str) -> int:
+    if path.endswith("/close"):
+        return wire.MAX_CLOSING_BYTES * 2
+    return wire.MAX_MESSAGE_BYTES if path.endswith("/exchange") else _SMALL_BODY
+
+
+async def _healthy() -> dict[str, str]:
+    return {"status": "ok"}
+
+
+class _SafeHeaders:
+    """On every answer what browsers need in order to refuse the rest."""
+
+    def __init__(self, app: http.Asgi):
+        self._app = app
+        self._headers = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
+
+    async def __call__(self, scope: http.Scope, receive: http.Receive, send: http.Send) -> None:
+        async def with_headers(message: http.Scope) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message["headers"], *self._headers]}
+            await send(message)
+
+        await self._app(scope, receive, with_headers if scope["type"] == "http" else send)

@@ -1,0 +1,157 @@
+"""The console's pages. They call services and queries, and own nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import PurePosixPath
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Form, HTTPException, Path, Query, Request
+from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
+
+from services.api import problems
+from services.api.console.pages import STATIC, render
+from services.api.database import Db, Maker
+from services.api.errors import ApiError, NoSuchSegment, NotSignedIn, SignInFailed, TooManyFailures
+from services.api.identity import service as identity
+from services.api.identity.dependencies import COOKIE, Acting, SignedIn, same_site
+from services.api.identity.routes import address_of, give_cookie
+from services.api.recordings import queries
+from services.api.recordings.views import State
+from services.api.vault import Vault
+from services.vault.contract import wire
+from services.vault.contract.client import VaultRefused, VaultUnreachable
+
+router = APIRouter(include_in_schema=False)
+_PAGE = 50
+_SEGMENTS = 100
+
+
+def problem_page(request: Request, error: ApiError) -> Response:
+    """What a browser sees of an error: the sign-in where that is what is missing, else a page that says it."""
+    if isinstance(error, NotSignedIn):
+        if request.headers.get("hx-request"):
+            return Response(status_code=401, headers={"hx-redirect": "/sign-in"})
+        return RedirectResponse("/sign-in", 303)
+    status, _, title = problems.PROBLEMS[type(error)]
+    return HTMLResponse(
+        render("problem.html", status=status, title=title, detail=error.detail, trace_id=None), status
+    )
+
+
+@router.get("/")
+async def home() -> Response:
+    return RedirectResponse("/recordings", 303)
+
+
+@router.get("/sign-in")
+async def sign_in_page(request: Request) -> HTMLResponse:
+    return HTMLResponse(render("sign_in.html", error=None, login="", demo=request.app.state.settings.demo))
+
+
+@router.post("/sign-in")
+async def sign_in(
+    request: Request,
+    sessions: Maker,
+    login: Annotated[str, Form(max_length=64)],
+    password: Annotated[str, Form(max_length=identity.MAX_PASSWORD)],
+) -> Response:
+    same_site(request)
+    settings = request.app.state.settings
+    try:
+        signed = await identity.sign_in(
+            sessions, login, password, address_of(request), hours=settings.session_hours
+        )
+    except (SignInFailed, TooManyFailures) as error:
+        status, _, title = problems.PROBLEMS[type(error)]
+        return HTMLResponse(render("sign_in.html", error=title, login=login, demo=settings.demo), status)
+    response = RedirectResponse("/recordings", 303)
+    give_cookie(response, signed, secure=settings.secure)
+    return response
+
+
+@router.post("/sign-out")
+async def sign_out(who: Acting, db: Db) -> Response:
+    await identity.sign_out(db, who)
+    response = RedirectResponse("/sign-in", 303)
+    response.delete_cookie(COOKIE, path="/")
+    return response
+
+
+@router.get("/recordings")
+async def recordings(
+    request: Request,
+    who: SignedIn,
+    db: Db,
+    state: Annotated[State | None, Query()] = None,
+    cursor: Annotated[str | None, Query(max_length=200)] = None,
+) -> HTMLResponse:
+    page = await queries.recordings(db, who, state=state, cursor=cursor, limit=_PAGE)
+    name = "recordings_rows.html" if request.headers.get("hx-request") else "recordings.html"
+    lock = request.app.state.store_lock
+    return HTMLResponse(render(name, principal=who, page=page, state=state, cursor=cursor, store_lock=lock))
+
+
+@router.get("/recordings/{recording}")
+async def recording(recording: UUID, request: Request, who: SignedIn, db: Db, vault: Vault) -> HTMLResponse:
+    detail = await queries.recording(db, who, recording)
+    act = await queries.manifest_act(db, who, recording)
+    if act is not None:
+        try:
+            detail = replace(detail, manifest_log_index=(await vault.proof(act)).index)
+        except (VaultUnreachable, VaultRefused):
+            detail = replace(detail, manifest_log_index=None)
+    rows = await queries.segments(db, who, recording, limit=_SEGMENTS)
+    return HTMLResponse(
+        render(
+            "recording.html",
+            principal=who,
+            detail=detail,
+            segments=rows,
+            next_after=rows[-1].sequence if len(rows) == _SEGMENTS else None,
+            recording_id=recording,
+            store_lock=request.app.state.store_lock,
+        )
+    )
+
+
+@router.get("/recordings/{recording}/segments")
+async def segments(
+    recording: UUID, who: SignedIn, db: Db, after: Annotated[int, Query(ge=-1)] = -1
+) -> HTMLResponse:
+    rows = await queries.segments(db, who, recording, after=after, limit=_SEGMENTS)
+    next_after = rows[-1].sequence if len(rows) == _SEGMENTS else None
+    return HTMLResponse(
+        render("segments_rows.html", segments=rows, next_after=next_after, recording_id=recording)
+    )
+
+
+@router.get("/recordings/{recording}/receipts/{sequence}/{sha256}")
+async def receipt(
+    recording: UUID,
+    sequence: Annotated[int, Path(ge=0, le=wire.MAX_SEQUENCE)],
+    sha256: wire.Sha256,
+    who: SignedIn,
+    db: Db,
+    vault: Vault,
+) -> HTMLResponse:
+    await queries.recording(db, who, recording)
+    try:
+        sealed = await vault.receipt(recording, wire.SegmentName(sequence=sequence, sha256=sha256))
+    except VaultRefused as error:
+        raise NoSuchSegment from error
+    signature = sealed.receipt.signatures[0]
+    payload = sealed.receipt.decoded()
+    return HTMLResponse(
+        render("receipt.html", payload=payload, key_id=signature.keyid, signature=signature.sig)
+    )
+
+
+@router.get("/static/{path:path}")
+async def static(path: str) -> Response:
+    """Addresses carry a part of the file's digest, so an answer may be kept for ever."""
+    file = (STATIC / PurePosixPath(path)).resolve()
+    if not file.is_relative_to(STATIC.resolve()) or not file.is_file():
+        raise HTTPException(404)
+    return FileResponse(file, headers={"cache-control": "public, max-age=31536000, immutable"})

@@ -1,0 +1,81 @@
+"""The api's errors, one tree. A room defines its own below `ApiError`; statuses stand in `problems.py` only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class ApiError(Exception):
+    """Base. `extra` joins the problem that the caller gets."""
+
+    def __init__(self, detail: str | None = None, **extra: Any):
+        super().__init__(detail or type(self).__name__)
+        self.detail, self.extra = detail, extra
+
+
+class NotSignedIn(ApiError):
+    """No session, or one that has ended."""
+
+
+class SignInFailed(ApiError):
+    """Wrong login or password; which of the two is not said."""
+
+
+class TooManyFailures(ApiError):
+    """This login failed too often from this address lately."""
+
+
+class RequestForged(ApiError):
+    """A changing request without this session's CSRF token, or from another site."""
+
+
+class NotPermitted(ApiError):
+    """The role does not allow this."""
+
+
+class NotATerminal(ApiError):
+    """The request is not signed by an enrolled recorder's key."""
+
+
+class CodeInvalid(ApiError):
+    """The enrolment code is unknown, lapsed or used by another key."""
+
+
+class ProofInvalid(ApiError):
+    """The enrolment was not signed by the key it brings."""
+
+
+class NoSuchRecorder(ApiError):
+    """No such recorder, or none this person may see."""
+
+
+class NoSuchRecording(ApiError):
+    """No such recording, or none this person or recorder may see."""
+
+
+class RecordingDiffers(ApiError):
+    """The recording's id is already used by another recorder."""
+
+
+class RecordingOpen(ApiError):
+    """Only a closed recording can be exported."""
+
+
+class NoSuchSegment(ApiError):
+    """No such segment in this recording."""
+
+
+class NoSuchViewing(ApiError):
+    """No such viewing of this person's."""
+
+
+class ViewingLapsed(ApiError):
+    """The viewing's time is over."""
+
+
+class NoSuchExport(ApiError):
+    """No such export of this person's."""
+
+
+class VaultUnavailable(ApiError):
+    """The vault did not answer: what was asked has no effect until it does."""

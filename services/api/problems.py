@@ -1,0 +1,68 @@
+"""The one place where errors become RFC 9457 problems: status, English slug, Chinese sentence."""
+
+from __future__ import annotations
+
+import logging
+
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+
+from services.api import errors
+from services.vault.contract import http
+from services.vault.contract.client import VaultRefused, VaultUnreachable
+
+_log = logging.getLogger("quancheng.api")
+
+PROBLEMS: dict[type[errors.ApiError], tuple[int, str, str]] = {
+    errors.NotSignedIn: (401, "not-signed-in", "请先登录。"),
+    errors.SignInFailed: (401, "sign-in-failed", "账号或密码不正确。"),
+    errors.TooManyFailures: (429, "too-many-failures", "登录失败次数过多，请十五分钟后再试。"),
+    errors.RequestForged: (403, "request-forged", "页面已失效，请刷新后重试。"),
+    errors.NotPermitted: (403, "not-permitted", "您的岗位无权进行此操作。"),
+    errors.NotATerminal: (401, "not-a-terminal", "请求没有已登记执法记录仪的有效签名。"),
+    errors.CodeInvalid: (403, "code-invalid", "登记码无效、已过期或已被使用。"),
+    errors.ProofInvalid: (422, "proof-invalid", "登记请求未由所提交的密钥签名。"),
+    errors.NoSuchRecorder: (404, "no-such-recorder", "没有这台执法记录仪。"),
+    errors.NoSuchRecording: (404, "no-such-recording", "没有这条音像记录。"),
+    errors.RecordingDiffers: (409, "recording-differs", "该编号已被另一台执法记录仪使用。"),
+    errors.RecordingOpen: (409, "recording-open", "音像记录尚未封存，不能导出。"),
+    errors.NoSuchSegment: (404, "no-such-segment", "没有这一片段。"),
+    errors.NoSuchViewing: (404, "no-such-viewing", "没有这次查看登记。"),
+    errors.ViewingLapsed: (403, "viewing-lapsed", "本次查看时限已到，请重新登记用途。"),
+    errors.NoSuchExport: (404, "no-such-export", "没有这次导出登记。"),
+    errors.VaultUnavailable: (503, "vault-unavailable", "证据库暂不可用，请稍后重试。"),
+}
+
+
+def of(error: errors.ApiError) -> Response:
+    status, slug, title = PROBLEMS[type(error)]
+    headers = {"retry-after": "2"} if status == 503 else None
+    return http.problem(status, slug, title, detail=error.detail, headers=headers, **error.extra)
+
+
+def install(app: FastAPI) -> None:
+    http.install(app)
+    app.add_exception_handler(errors.ApiError, _api_error)
+    app.add_exception_handler(VaultRefused, _refused)
+    app.add_exception_handler(VaultUnreachable, _unreachable)
+
+
+async def _api_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, errors.ApiError)
+    return of(error)
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    """What the vault refuses, the caller hears in the vault's words; that it refused *us* is our fault."""
+    assert isinstance(error, VaultRefused)
+    told = error.problem
+    if told.status in (401, 403):
+        _log.error("the vault refused this service: %s", told.slug)
+        return of(errors.VaultUnavailable())
+    extra = told.model_extra or {}
+    return http.problem(told.status, told.slug, told.title, detail=told.detail, **extra)
+
+
+async def _unreachable(_: Request, error: Exception) -> Response:
+    _log.warning("the vault did not answer: %s", error)
+    return of(errors.VaultUnavailable())

@@ -1,0 +1,42 @@
+"""Recorders 执法记录仪, their enrolment codes and keys."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import LargeBinary
+from sqlmodel import Field
+
+from services.api.database import Table, Time
+
+
+class Recorder(Table, table=True):
+    __tablename__ = "recorders"
+    id: UUID = Field(primary_key=True)
+    unit_id: UUID
+    officer_id: UUID | None = None
+    name: str
+    created_at: datetime = Field(sa_type=Time)
+
+
+class EnrolmentCode(Table, table=True):
+    """One-time: unused, or used by exactly one key."""
+
+    __tablename__ = "enrolment_codes"
+    code_sha256: bytes = Field(primary_key=True, sa_type=LargeBinary)
+    recorder_id: UUID
+    expires_at: datetime = Field(sa_type=Time)
+    used_by: str | None = None
+
+
+class RecorderKey(Table, table=True):
+    """A key made on the terminal. It may sign once the log knows it (`log_index`)."""
+
+    __tablename__ = "recorder_keys"
+    key_id: str = Field(primary_key=True)
+    recorder_id: UUID
+    public_key: bytes = Field(sa_type=LargeBinary)
+    model: str
+    enrolled_at: datetime = Field(sa_type=Time)
+    log_index: int | None = None

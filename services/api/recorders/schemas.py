@@ -1,0 +1,56 @@
+"""Wire types of recorders and enrolment."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+from uuid import UUID
+
+from pydantic import BaseModel, StringConstraints
+
+from services.vault.contract.wire import KeyId, VaultIdentity
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=64, strip_whitespace=True)]
+Base64Key = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]{43}=$")]
+Base64Signature = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]{86}==$")]
+
+
+class NewRecorder(BaseModel):
+    name: Name
+    officer_id: UUID | None = None
+
+
+class RecorderView(BaseModel):
+    id: UUID
+    name: str
+    officer_id: UUID | None
+    created_at: datetime
+
+
+class RecorderPage(BaseModel):
+    items: list[RecorderView]
+
+
+class CodeView(BaseModel):
+    """Shown once; only its digest is kept."""
+
+    code: str
+    expires_at: datetime
+
+
+class Enrolment(BaseModel):
+    """`proof` is the key's Ed25519 signature over `quancheng-enrolment-v1\\n` and the code."""
+
+    code: Annotated[str, StringConstraints(min_length=16, max_length=64)]
+    public_key: Base64Key
+    proof: Base64Signature
+    model: Annotated[str, StringConstraints(max_length=64)] = ""
+
+
+class Enrolled(BaseModel):
+    """`vault` is what the terminal pins: from now on it believes no receipt by another key."""
+
+    recorder: UUID
+    name: str
+    key_id: KeyId
+    vault: VaultIdentity

@@ -1,0 +1,1 @@
+"""The doors that lead in; all end in the vault's sealing cycle."""

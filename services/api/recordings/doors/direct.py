@@ -1,0 +1,50 @@
+"""The direct door: who can hash puts to the store itself; only control messages pass here.
+
+Answers to errors are problems; an exchange answers item by item.
+"""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from fastapi import APIRouter, Request
+
+from services.api.database import Maker
+from services.api.recorders.dependencies import SignedByTerminal
+from services.api.recordings import service
+from services.api.recordings.schemas import NewRecording, RecordingView
+from services.api.vault import Vault
+from services.vault.contract import wire
+
+router = APIRouter(prefix="/v1/recordings", tags=["direct door"])
+
+
+@router.put("/{recording}")
+async def open_recording(
+    recording: UUID, message: NewRecording, terminal: SignedByTerminal, sessions: Maker, vault: Vault
+) -> RecordingView:
+    """Begin a recording under the id the terminal made; repeat until answered."""
+    state = await service.open_recording(sessions, vault, terminal, recording, message.started_at)
+    return RecordingView(id=recording, state=state)
+
+
+@router.post("/{recording}/exchange")
+async def exchange(
+    recording: UUID,
+    message: wire.ExchangeRequest,
+    terminal: SignedByTerminal,
+    sessions: Maker,
+    vault: Vault,
+    request: Request,
+) -> wire.ExchangeResult:
+    """Up to 64 asks and 64 commits, each with its own outcome."""
+    seconds = request.app.state.settings.segment_seconds
+    return await service.exchange(sessions, vault, terminal, recording, message, segment_seconds=seconds)
+
+
+@router.post("/{recording}/close")
+async def close(
+    recording: UUID, message: wire.CloseRecording, terminal: SignedByTerminal, sessions: Maker, vault: Vault
+) -> wire.ClosedRecording:
+    """The terminal's signed count and Merkle root; 409 `segments-outstanding` names what is not sealed yet."""
+    return await service.close_recording(sessions, vault, terminal, recording, message)

@@ -1,0 +1,74 @@
+"""Recordings 音像记录, their segments 片段 as the api knows them, viewings and exports."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import BigInteger
+from sqlmodel import Field
+
+from services.api.database import Table, Time
+
+
+class Recording(Table, table=True):
+    """Counters are moved in the transaction that indexes a sealed segment."""
+
+    __tablename__ = "recordings"
+    id: UUID = Field(primary_key=True)
+    recorder_id: UUID
+    unit_id: UUID
+    officer_id: UUID | None = None
+    key_id: str
+    state: str
+    started_at: datetime = Field(sa_type=Time)
+    ended_at: datetime | None = Field(default=None, sa_type=Time)
+    last_segment_at: datetime | None = Field(default=None, sa_type=Time)
+    segments: int = 0
+    bytes: int = Field(default=0, sa_type=BigInteger)
+    duration_ms: int = Field(default=0, sa_type=BigInteger)
+    lock: str | None = None
+    manifest_sha256: str | None = None
+    manifest_act: UUID | None = None
+    watched_until: datetime | None = Field(default=None, sa_type=Time)
+
+
+class Segment(Table, table=True):
+    """What the vault has sealed; the receipt itself stays with the vault."""
+
+    __tablename__ = "segments"
+    recording_id: UUID = Field(primary_key=True)
+    sequence: int = Field(primary_key=True)
+    sha256: str = Field(primary_key=True)
+    size: int
+    media: str
+    started_at: datetime = Field(sa_type=Time)
+    duration_ms: int
+    received_at: datetime = Field(sa_type=Time)
+    sealed_at: datetime = Field(sa_type=Time)
+    lock: str
+    key_id: str
+
+
+class Viewing(Table, table=True):
+    """Person, object, purpose, at most 30 minutes. It has effect once its act stands in the log."""
+
+    __tablename__ = "viewings"
+    id: UUID = Field(primary_key=True)
+    recording_id: UUID
+    person_id: UUID
+    purpose: str
+    note: str | None = None
+    at: datetime = Field(sa_type=Time)
+    until: datetime = Field(sa_type=Time)
+    first_sequence: int
+
+
+class Export(Table, table=True):
+    __tablename__ = "exports"
+    id: UUID = Field(primary_key=True)
+    recording_id: UUID
+    person_id: UUID
+    purpose: str
+    note: str | None = None
+    at: datetime = Field(sa_type=Time)

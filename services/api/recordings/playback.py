@@ -1,0 +1,118 @@
+"""HLS of the sealed segments, byte for byte: live while the recording runs, whole once it is closed.
+
+Every playlist and every segment is asked for under a viewing that stands in the log; the bytes come from the
+store by a read ticket that stays between vault, api and store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Sequence
+from uuid import UUID
+
+import httpx
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from services.api.database import Sessions
+from services.api.errors import NoSuchSegment, VaultUnavailable
+from services.api.identity.principal import Principal
+from services.api.recordings import service
+from services.api.recordings.models import Recording, Segment, Viewing
+from services.vault.contract import wire
+from services.vault.contract.client import VaultClient
+
+_POLL_SECONDS = 0.1
+_CHUNK = 256 * 1024
+
+
+async def playlist(sessions: Sessions, who: Principal, viewing_id: UUID, *, wait_for: int | None, target: int) -> str:
+    """The viewing's playlist. `wait_for` (`_HLS_msn`) holds the answer until that segment is sealed, the
+    recording is closed, or three target durations have passed (RFC 8216bis, blocking playlist reload)."""
+    deadline = asyncio.get_running_loop().time() + 3 * target
+    while True:
+        async with sessions.begin() as db:
+            viewing, recording = await service.viewing_of(db, who, viewing_id)
+            await service.keep_watching(db, recording)
+            listed = await _listed(db, viewing)
+        reached = wait_for is None or any(segment.sequence >= wait_for for segment in listed)
+        if reached or recording.state == "closed" or asyncio.get_running_loop().time() > deadline:
+            return _render(viewing, recording, listed, target)
+        await asyncio.sleep(_POLL_SECONDS)
+
+
+async def segment(
+    sessions: Sessions,
+    vault: VaultClient,
+    store: httpx.AsyncClient,
+    who: Principal,
+    viewing_id: UUID,
+    name: str,
+) -> tuple[int, AsyncIterator[bytes]]:
+    """Size and bytes of one sealed segment. Raises NoSuchSegment, VaultUnavailable."""
+    sequence, _, sha256 = name.partition("-")
+    async with sessions() as db:
+        viewing, _ = await service.viewing_of(db, who, viewing_id)
+        key = (viewing.recording_id, int(sequence), sha256)
+        if await db.get(Segment, key) is None:
+            raise NoSuchSegment
+    item = wire.SegmentName(sequence=int(sequence), sha256=sha256)
+    tickets = await vault.read_tickets(viewing.recording_id, wire.ReadTicketsRequest(items=[item]))
+    ticket = tickets.tickets[0]
+    request = store.build_request("GET", ticket.url, headers=ticket.headers)
+    try:
+        response = await store.send(request, stream=True)
+    except httpx.HTTPError as error:
+        raise VaultUnavailable from error
+    if response.status_code != 200:
+        await response.aclose()
+        raise VaultUnavailable(f"the store answered {response.status_code}")
+    return ticket.size, _bytes(response)
+
+
+async def _bytes(response: httpx.Response) -> AsyncIterator[bytes]:
+    try:
+        async for chunk in response.aiter_raw(_CHUNK):
+            yield chunk
+    finally:
+        await response.aclose()
+
+
+async def _listed(db: AsyncSession, viewing: Viewing) -> Sequence[Segment]:
+    """The init segment and what the viewing may list: one digest a sequence, the one sealed first."""
+    query = select(Segment).distinct(col(Segment.sequence)).where(col(Segment.recording_id) == viewing.recording_id)
+    query = query.where((col(Segment.sequence) == 0) | (col(Segment.sequence) >= viewing.first_sequence))
+    return (await db.scalars(query.order_by(col(Segment.sequence), col(Segment.sealed_at)))).all()
+
+
+def _render(viewing: Viewing, recording: Recording, listed: Sequence[Segment], target: int) -> str:
+    init = [segment for segment in listed if segment.media == "init"]
+    media = [segment for segment in listed if segment.media == "media"]
+    if recording.state == "open":
+        # A hole may still be filled: what lies beyond it is shown once it is, in order.
+        media = [s for place, s in enumerate(media, viewing.first_sequence) if s.sequence == place]
+    longest = max((math.ceil(segment.duration_ms / 1000) for segment in media), default=1)
+    lines = [
+        "#EXTM3U",
+        "#EXT-X-VERSION:9",
+        f"#EXT-X-TARGETDURATION:{max(longest, target)}",
+        "#EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES",
+        f"#EXT-X-MEDIA-SEQUENCE:{media[0].sequence if media else viewing.first_sequence}",
+    ]
+    if init:
+        lines.append(f'#EXT-X-MAP:URI="segments/{init[0].sequence}-{init[0].sha256}.mp4"')
+        expected = media[0].sequence if media else 0
+        for segment in media:
+            if segment.sequence != expected:
+                lines.append("#EXT-X-DISCONTINUITY")
+            expected = segment.sequence + 1
+            lines += [
+                f"#EXT-X-PROGRAM-DATE-TIME:{wire.rfc3339(segment.started_at)}",
+                f"#EXTINF:{segment.duration_ms / 1000:.3f},",
+                f"segments/{segment.sequence}-{segment.sha256}.m4s",
+            ]
+    if recording.state == "closed":
+        lines.append("#EXT-X-ENDLIST")
+    return "\n".join(lines) + "\n"

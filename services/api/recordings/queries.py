@@ -1,0 +1,129 @@
+"""Reads. Every one goes through `visible_to`, which is the room's whole visibility rule."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Row, Select, false, func, select, tuple_
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from services.api.errors import NoSuchRecording
+from services.api.identity.models import Person, Unit
+from services.api.identity.principal import Principal
+from services.api.recorders.models import Recorder
+from services.api.recordings.models import Recording, Segment, Viewing
+from services.api.recordings.views import Lock, RecordingDetail, RecordingPage, RecordingRow, SegmentRow, State
+
+LIVE_WITHIN = timedelta(seconds=10)
+MAX_LIMIT = 200
+
+
+def visible_to(who: Principal) -> ColumnElement[bool]:
+    """Officers see what their own recorder made, supervisors their unit's; anybody else nothing."""
+    if who.role == "supervisor":
+        return col(Recording.unit_id) == who.unit_id
+    if who.role == "officer":
+        return col(Recording.officer_id) == who.person_id
+    return false()
+
+
+async def recordings(
+    db: AsyncSession,
+    who: Principal,
+    *,
+    state: State | None = None,
+    cursor: str | None = None,
+    limit: int = 50,
+) -> RecordingPage:
+    """Open ones first, newest first. A cursor that is not ours is taken as none."""
+    query = _rows().where(visible_to(who)).order_by(col(Recording.state).desc(), col(Recording.id).desc())
+    if state is not None:
+        query = query.where(col(Recording.state) == state)
+    if after := _read_cursor(cursor):
+        query = query.where(tuple_(col(Recording.state), col(Recording.id)) < after)
+    limit = min(limit, MAX_LIMIT)
+    found = (await db.execute(query.limit(limit + 1))).all()
+    rows = [_row(each) for each in found[:limit]]
+    return RecordingPage(rows, _cursor(rows[-1]) if len(found) > limit else None)
+
+
+async def recording(db: AsyncSession, who: Principal, recording_id: UUID) -> RecordingDetail:
+    """Raises NoSuchRecording, alike for what is not there and for what may not be seen."""
+    found = (await db.execute(_rows().where(visible_to(who), col(Recording.id) == recording_id))).one_or_none()
+    if found is None:
+        raise NoSuchRecording
+    viewings = await db.scalar(select(func.count()).where(col(Viewing.recording_id) == recording_id))
+    kept: Recording = found.Recording
+    lock: Lock | None = "compliance" if kept.lock == "compliance" else "none" if kept.lock else None
+    return RecordingDetail(_row(found), kept.manifest_sha256, None, lock, viewings or 0)
+
+
+async def manifest_act(db: AsyncSession, who: Principal, recording_id: UUID) -> UUID | None:
+    """The log act of a closed recording's manifest."""
+    query = select(col(Recording.manifest_act)).where(visible_to(who), col(Recording.id) == recording_id)
+    return await db.scalar(query)
+
+
+async def segments(
+    db: AsyncSession, who: Principal, recording_id: UUID, *, after: int = -1, limit: int = 100
+) -> list[SegmentRow]:
+    """Sealed segments by sequence, those after `after`. Raises NoSuchRecording."""
+    allowed = select(col(Recording.id)).where(visible_to(who), col(Recording.id) == recording_id)
+    if await db.scalar(allowed) is None:
+        raise NoSuchRecording
+    query = select(Segment).where(col(Segment.recording_id) == recording_id, col(Segment.sequence) > after)
+    query = query.order_by(col(Segment.sequence), col(Segment.sealed_at)).limit(min(limit, MAX_LIMIT))
+    names = SegmentRow.__dataclass_fields__
+    return [SegmentRow(**{name: getattr(row, name) for name in names}) for row in await db.scalars(query)]
+
+
+def _rows() -> Select[*tuple[Any, ...]]:
+    query: Select[*tuple[Any, ...]] = (
+        select(
+            Recording,
+            col(Recorder.name).label("recorder"),
+            col(Person.name).label("officer"),
+            col(Unit.name).label("unit"),
+        )
+        .join(Recorder, col(Recorder.id) == col(Recording.recorder_id))
+        .join(Unit, col(Unit.id) == col(Recording.unit_id))
+        .outerjoin(Person, col(Person.id) == col(Recording.officer_id))
+    )
+    return query
+
+
+def _row(found: Row[Any]) -> RecordingRow:
+    kept: Recording = found.Recording
+    last = kept.last_segment_at
+    live = kept.state == "open" and last is not None and datetime.now(UTC) - last < LIVE_WITHIN
+    return RecordingRow(
+        id=kept.id,
+        recorder_name=found.recorder,
+        officer_name=found.officer,
+        unit_name=found.unit,
+        state="open" if kept.state == "open" else "closed",
+        live=live,
+        started_at=kept.started_at,
+        ended_at=kept.ended_at,
+        last_segment_at=last,
+        segments=kept.segments,
+        bytes=kept.bytes,
+        seconds=kept.duration_ms / 1000,
+    )
+
+
+def _cursor(row: RecordingRow) -> str:
+    return base64.urlsafe_b64encode(f"{row.state}:{row.id}".encode()).decode()
+
+
+def _read_cursor(cursor: str | None) -> tuple[str, UUID] | None:
+    try:
+        state, _, last = base64.urlsafe_b64decode(cursor or "").decode().partition(":")
+        return state, UUID(last)
+    except (ValueError, binascii.Error):
+        return None

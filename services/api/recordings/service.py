@@ -1,0 +1,233 @@
+"""Verbs on recordings: the terminal opens, exchanges and closes; people register a viewing or an export."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+from uuid_utils.compat import uuid7
+
+from services.api import outbox
+from services.api.database import Sessions
+from services.api.errors import (
+    NoSuchExport,
+    NoSuchRecording,
+    NoSuchViewing,
+    RecordingDiffers,
+    RecordingOpen,
+    ViewingLapsed,
+)
+from services.api.identity.principal import Principal
+from services.api.outbox import Outgoing
+from services.api.recorders.dependencies import Terminal
+from services.api.recordings.models import Export, Recording, Segment, Viewing
+from services.api.recordings.queries import visible_to
+from services.api.recordings.schemas import NewUse
+from services.vault.contract import wire
+from services.vault.contract.client import VaultClient
+
+VIEWING_LIFETIME = timedelta(minutes=30)
+_LIVE_BACKLOG = 10
+"""Segments before the live edge that a viewing of a running recording begins with."""
+
+
+async def open_recording(
+    sessions: Sessions, vault: VaultClient, terminal: Terminal, recording: UUID, started_at: datetime
+) -> str:
+    """Returns the recording's state; the same again changes nothing. Raises RecordingDiffers."""
+    values = {
+        "id": recording,
+        "recorder_id": terminal.recorder_id,
+        "unit_id": terminal.unit_id,
+        "officer_id": terminal.officer_id,
+        "key_id": terminal.key_id,
+        "state": "open",
+        "started_at": started_at,
+    }
+    async with sessions.begin() as db:
+        await db.execute(insert(Recording).values(values).on_conflict_do_nothing())
+        kept = await db.get_one(Recording, recording)
+    if (kept.recorder_id, kept.key_id) != (terminal.recorder_id, terminal.key_id):
+        raise RecordingDiffers
+    opening = wire.OpenRecording(source=terminal.recorder_id, key_id=terminal.key_id, started_at=kept.started_at)
+    await vault.open(recording, opening)
+    return kept.state
+
+
+async def exchange(
+    sessions: Sessions,
+    vault: VaultClient,
+    terminal: Terminal,
+    recording: UUID,
+    request: wire.ExchangeRequest,
+    *,
+    segment_seconds: int,
+) -> wire.ExchangeResult:
+    """Pass asks and commits on to the vault and index what it sealed. A crash in between loses nothing: the
+    terminal commits again and gets the same receipts, which are then indexed."""
+    watched_until = await _own(sessions, terminal, recording)
+    result = await vault.exchange(recording, request)
+    if result.sealed:
+        async with sessions.begin() as db:
+            await _index(db, recording, result.sealed)
+    watched = watched_until is not None and watched_until > datetime.now(UTC)
+    return result.model_copy(update={"segment_seconds": 1 if watched else segment_seconds})
+
+
+async def close_recording(
+    sessions: Sessions, vault: VaultClient, terminal: Terminal, recording: UUID, request: wire.CloseRecording
+) -> wire.ClosedRecording:
+    await _own(sessions, terminal, recording)
+    closed = await vault.close(recording, request)
+    values = {
+        "state": "closed",
+        "ended_at": closed.ended_at,
+        "lock": closed.lock,
+        "manifest_sha256": closed.manifest_sha256,
+        "manifest_act": closed.log_act,
+    }
+    async with sessions.begin() as db:
+        still_open = update(Recording).where(col(Recording.id) == recording, col(Recording.state) == "open")
+        await db.execute(still_open.values(values))
+    return closed
+
+
+async def register_viewing(
+    sessions: Sessions, vault: VaultClient, who: Principal, recording: UUID, use: NewUse
+) -> Viewing:
+    """Logged before it can be used. Raises NoSuchRecording, VaultUnreachable."""
+    who.require("view")
+    now = datetime.now(UTC)
+    async with sessions.begin() as db:
+        kept = await _visible(db, who, recording)
+        first = 1 if kept.state == "closed" else max(1, await _last_sequence(db, recording) - _LIVE_BACKLOG)
+        until = now + VIEWING_LIFETIME
+        viewing = Viewing(
+            id=uuid7(),
+            recording_id=recording,
+            person_id=who.person_id,
+            purpose=use.purpose,
+            note=use.note,
+            at=now,
+            until=until,
+            first_sequence=first,
+        )
+        fields = {
+            "recording": str(recording),
+            "person": str(who.person_id),
+            "purpose": use.purpose,
+            "until": wire.rfc3339(until),
+        }
+        outbox.enter(db, viewing.id, "viewing", fields, now)
+        await db.flush()
+        db.add(viewing)
+    await outbox.tell(sessions, vault, viewing.id)
+    return viewing
+
+
+async def viewing_of(db: AsyncSession, who: Principal, viewing: UUID) -> tuple[Viewing, Recording]:
+    """A viewing that may be used now: this person's, in the log, not lapsed, its recording still visible.
+    Raises NoSuchViewing, ViewingLapsed."""
+    query = select(Viewing, Recording).join(Recording, col(Recording.id) == col(Viewing.recording_id))
+    query = query.join(Outgoing, col(Outgoing.act) == col(Viewing.id))
+    query = query.where(col(Viewing.id) == viewing, col(Viewing.person_id) == who.person_id)
+    query = query.where(col(Outgoing.log_index).is_not(None), visible_to(who))
+    found = (await db.execute(query)).one_or_none()
+    if found is None or not who.may("view"):
+        raise NoSuchViewing
+    if found.Viewing.until <= datetime.now(UTC):
+        raise ViewingLapsed
+    return found.Viewing, found.Recording
+
+
+async def register_export(
+    sessions: Sessions, vault: VaultClient, who: Principal, recording: UUID, use: NewUse
+) -> Export:
+    """Logged before it can be fetched. Raises NoSuchRecording, RecordingOpen, VaultUnreachable."""
+    who.require("export")
+    now = datetime.now(UTC)
+    async with sessions.begin() as db:
+        if (await _visible(db, who, recording)).state != "closed":
+            raise RecordingOpen
+        export = Export(
+            id=uuid7(),
+            recording_id=recording,
+            person_id=who.person_id,
+            purpose=use.purpose,
+            note=use.note,
+            at=now,
+        )
+        fields = {"recordings": [str(recording)], "person": str(who.person_id), "purpose": use.purpose}
+        outbox.enter(db, export.id, "export", fields, now)
+        await db.flush()
+        db.add(export)
+    await outbox.tell(sessions, vault, export.id)
+    return export
+
+
+async def export_of(db: AsyncSession, who: Principal, export: UUID) -> Export:
+    """Raises NoSuchExport."""
+    query = select(Export).join(Recording, col(Recording.id) == col(Export.recording_id))
+    query = query.where(col(Export.id) == export, col(Export.person_id) == who.person_id, visible_to(who))
+    found = await db.scalar(query)
+    if found is None or not who.may("export"):
+        raise NoSuchExport
+    return found
+
+
+async def keep_watching(db: AsyncSession, recording: Recording) -> None:
+    """While a playlist is fetched, the terminal is told to cut one-second segments."""
+    now = datetime.now(UTC)
+    if recording.state == "open" and (recording.watched_until or now) < now + timedelta(seconds=10):
+        watched = update(Recording).where(col(Recording.id) == recording.id)
+        await db.execute(watched.values(watched_until=now + timedelta(seconds=20)))
+
+
+async def _visible(db: AsyncSession, who: Principal, recording: UUID) -> Recording:
+    kept = await db.scalar(select(Recording).where(visible_to(who), col(Recording.id) == recording))
+    if kept is None:
+        raise NoSuchRecording
+    return kept
+
+
+async def _own(sessions: Sessions, terminal: Terminal, recording: UUID) -> datetime | None:
+    """Until when the recording is watched. Raises NoSuchRecording unless it is this terminal's."""
+    query = select(col(Recording.watched_until)).where(col(Recording.id) == recording)
+    async with sessions() as db:
+        found = (await db.execute(query.where(col(Recording.recorder_id) == terminal.recorder_id))).one_or_none()
+    if found is None:
+        raise NoSuchRecording
+    return found.watched_until  # type: ignore[no-any-return]
+
+
+async def _last_sequence(db: AsyncSession, recording: UUID) -> int:
+    return await db.scalar(select(func.max(col(Segment.sequence))).where(col(Segment.recording_id) == recording)) or 0
+
+
+async def _index(db: AsyncSession, recording: UUID, sealed: list[wire.SealedSegment]) -> None:
+    values = [
+        {
+            "recording_id": recording,
+            "key_id": segment.receipt.signatures[0].keyid,
+            **segment.model_dump(exclude={"receipt"}),
+        }
+        for segment in {(s.sequence, s.sha256): s for s in sealed}.values()
+    ]
+    fresh = insert(Segment).values(values).on_conflict_do_nothing().returning(Segment)
+    added = (await db.scalars(fresh)).all()
+    if not added:
+        return
+    counted = update(Recording).where(col(Recording.id) == recording)
+    await db.execute(
+        counted.values(
+            segments=col(Recording.segments) + len(added),
+            bytes=col(Recording.bytes) + sum(s.size for s in added),
+            duration_ms=col(Recording.duration_ms) + sum(s.duration_ms for s in added),
+            last_segment_at=func.greatest(col(Recording.last_segment_at), max(s.sealed_at for s in added)),
+            lock=added[0].lock,
+        )
+    )

@@ -1,0 +1,58 @@
+"""What the console and the JSON lists show of recordings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+State = Literal["open", "closed"]
+Lock = Literal["compliance", "none"]
+
+
+@dataclass(frozen=True)
+class RecordingRow:
+    """`live`: open, and a segment was sealed within the last ten seconds."""
+
+    id: UUID
+    recorder_name: str
+    officer_name: str | None
+    unit_name: str
+    state: State
+    live: bool
+    started_at: datetime
+    ended_at: datetime | None
+    last_segment_at: datetime | None
+    segments: int
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RecordingPage:
+    rows: list[RecordingRow]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True)
+class SegmentRow:
+    sequence: int
+    sha256: str
+    size: int
+    media: Literal["init", "media"]
+    started_at: datetime
+    duration_ms: int
+    sealed_at: datetime
+    received_at: datetime
+    lock: Lock
+    key_id: str
+
+
+@dataclass(frozen=True)
+class RecordingDetail:
+    row: RecordingRow
+    manifest_sha256: str | None
+    manifest_log_index: int | None
+    lock: Lock | None
+    viewings: int

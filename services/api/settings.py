@@ -1,0 +1,33 @@
+"""What the api is told from outside, once, at its start. Secrets have no defaults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Read from the environment, prefix `QUANCHENG_API_`."""
+
+    model_config = SettingsConfigDict(env_prefix="QUANCHENG_API_", frozen=True, extra="ignore")
+
+    dsn: SecretStr
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535)] = 8100
+    public_url: str = "http://127.0.0.1:8100"
+    """Where browsers and terminals reach the api; cookies are Secure when it is https."""
+    vault_url: str = "http://127.0.0.1:8101"
+    service_key: Path
+    """PEM file (0600) of the Ed25519 key that signs this api's requests to the vault."""
+    session_hours: Annotated[int, Field(ge=1, le=24)] = 12
+    segment_seconds: Annotated[int, Field(ge=1, le=10)] = 4
+    """Length of segments while nobody watches; it is one second while somebody does."""
+    demo: bool = False
+    """Shown at the sign-in: the people of this system are made up."""
+
+    @property
+    def secure(self) -> bool:
+        return self.public_url.startswith("https://")
