@@ -1,0 +1,1 @@
+"""The reference recorder terminal: records, spools, and sends until all is receipted."""

@@ -1,0 +1,183 @@
+"""Command line of the reference recorder terminal: `python -m services.terminal --help`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Sequence
+from datetime import timedelta, timezone
+from pathlib import Path
+from typing import Any, NoReturn
+
+from services.terminal.capture import DEMO, find_ffmpeg
+from services.terminal.enrol import enrol
+from services.terminal.home import Home, TerminalError
+from services.terminal.progress import Progress
+from services.terminal.session import Session, Source
+from services.terminal.spool import Spool, SpoolError
+
+_SHANGHAI = timezone(timedelta(hours=8))
+_HOME = Path("~/.quancheng-terminal")
+
+
+class _Formatter(argparse.HelpFormatter):
+    def add_usage(self, usage: Any, actions: Any, groups: Any, prefix: str | None = None) -> None:
+        super().add_usage(usage, actions, groups, "用法：" if prefix is None else prefix)
+
+
+class _Parser(argparse.ArgumentParser):
+    def __init__(self, **options: Any):
+        super().__init__(**options, add_help=False, formatter_class=_Formatter)
+        self._positionals.title, self._optionals.title = "命令", "选项"
+        self.add_argument("-h", "--help", action="help", help="显示本说明")
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(2, f"参数有误：{message}\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m services.terminal", description="全程执法记录终端（参考实现）")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="命令")
+
+    def command(name: str, purpose: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=purpose, description=purpose)
+        made.add_argument("--home", type=Path, default=_HOME, metavar="目录", help=f"终端目录（默认 {_HOME}）")
+        form = made.add_argument("--progress", choices=("plain", "json"), default="plain")
+        form.help = "输出形式：plain 供人阅读，json 每行一个事件"
+        return made
+
+    enrolling = command("enroll", "登记本终端：生成密钥，并记下证据库的公钥")
+    enrolling.add_argument("--api", required=True, metavar="网址", help="服务器地址")
+    enrolling.add_argument("--code", required=True, metavar="登记码", help="一次性登记码")
+    enrolling.add_argument("--model", default="reference-terminal", metavar="型号", help="终端型号")
+
+    recording = command("record", "录制并实时上传，逐片验证凭证；同时续传上次留下的片段")
+    recording.add_argument(
+        "--source",
+        default=DEMO,
+        metavar="来源",
+        help="demo（演示画面）、文件路径或 rtsp:// 等地址（默认 demo）",
+    )
+    recording.add_argument("--seconds", type=_positive, metavar="秒", help="录制时长（默认直到停止）")
+    recording.add_argument(
+        "--segment-seconds",
+        type=int,
+        choices=range(1, 11),
+        metavar="1..10",
+        help="片段时长（默认听从服务器）",
+    )
+    recording.add_argument("--copy", action="store_true", help="不重新编码（来源须为 H.264/AAC）")
+    recording.add_argument("--ffmpeg", metavar="路径", help="ffmpeg 程序（默认自动寻找）")
+    resuming = command("resume", "续传上次留下的片段，并关闭那些记录")
+    for sending in (recording, resuming):
+        sending.add_argument(
+            "--spool-mb", type=_positive, default=2048.0, metavar="MB", help="暂存区上限（默认 2048）"
+        )
+        sending.add_argument(
+            "--drain-seconds",
+            type=_positive,
+            default=30.0,
+            metavar="秒",
+            help="停止后最多再传多久（默认 30）",
+        )
+        sending.add_argument("--forget", action="store_true", help="关闭后不保留凭证副本")
+    command("status", "查看尚未取得凭证的片段")
+    return parser
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1e9:
+        raise argparse.ArgumentTypeError("应为正数")
+    return value
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit codes: 0 done, 1 something remains or failed, 2 cannot start, 3 capture failed, 4 no room,
+    130 left at once by a second signal."""
+    given = _parser().parse_args(arguments)
+    try:
+        home = Home(given.home.expanduser().absolute())
+        if given.command == "status":
+            return _status(home, given.progress)
+        with home.lock():
+            if given.command == "enroll":
+                return _enroll(home, given)
+            return asyncio.run(_run(home, given))
+    except TerminalError as error:
+        Progress(given.progress).tell("error", reason=str(error))
+        return error.exit_code
+    except SpoolError as error:
+        Progress(given.progress).tell("error", reason=str(error))
+        return 1
+    except OSError as error:
+        Progress(given.progress).tell("error", reason=f"终端目录读写失败：{error.filename or error.strerror}。")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _enroll(home: Home, given: argparse.Namespace) -> int:
+    enrolled = asyncio.run(enrol(home, api=given.api, code=given.code, model=given.model))
+    if given.progress == "json":
+        fields = {"recorder": str(enrolled.recorder), "name": enrolled.name, "key_id": enrolled.key_id}
+        print(json.dumps({"event": "enrolled", **fields}, ensure_ascii=False), flush=True)
+    else:
+        print(f"已登记为“{enrolled.name}”，终端密钥 {enrolled.key_id[:16]}…")
+        print(f"已记下证据库 {enrolled.vault.origin} 的公钥 {enrolled.vault.receipt_key_id[:16]}…")
+        if enrolled.vault.lock == "none":
+            print("注意：该证据库使用本地一次写入文件夹，不是对象锁定存储（Object Lock）。")
+    return 0
+
+
+async def _run(home: Home, given: argparse.Namespace) -> int:
+    session = Session(
+        home,
+        home.enrolled(),
+        Progress(given.progress),
+        spool_bytes=int(given.spool_mb * 1_000_000),
+        drain_seconds=given.drain_seconds,
+        forget=given.forget,
+    )
+    if given.command == "resume":
+        return await session.resume()
+    source = Source(
+        ffmpeg=find_ffmpeg(given.ffmpeg),
+        spec=given.source,
+        seconds=given.seconds,
+        segment_seconds=given.segment_seconds,
+        copy=given.copy,
+    )
+    return await session.record(source)
+
+
+def _status(home: Home, form: str) -> int:
+    spool = Spool(home.path, limit_bytes=0)
+    left = spool.leftovers(repair=False)
+    rows = [
+        {
+            "recording": str(recording.id),
+            "started_at": recording.started_at.astimezone(_SHANGHAI).isoformat(sep=" ", timespec="seconds"),
+            "segments": recording.next_sequence,
+            "pending": len(recording.pending),
+            "bytes": sum(ask.size for ask in recording.pending.values()),
+        }
+        for recording in left
+    ]
+    if form == "json":
+        print(json.dumps({"event": "status", "open": rows, "done": spool.done_count()}), flush=True)
+        return 0
+    for row in rows:
+        print(
+            "记录 {recording}（{started_at} 开始）：{segments} 个片段，其中 {pending} 个尚无凭证，"
+            "共 {bytes} 字节".format(**row)
+        )
+    print(f"尚未关闭的记录 {len(rows)} 条，已关闭 {spool.done_count()} 条。")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

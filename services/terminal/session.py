@@ -1,0 +1,227 @@
+"""One run of the terminal: capture into the spool, and beside it the uplinks that empty the spool.
+
+Capture never waits for the network, and what an earlier run left is sent while the new recording goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NoReturn
+
+from services.terminal.api import Api
+from services.terminal.capture import Capture, CaptureFailed, Clock, arguments
+from services.terminal.cutter import Cut, CutError, Cutter
+from services.terminal.home import Enrolled, Home
+from services.terminal.progress import Progress
+from services.terminal.spool import RecordingSpool, Spool, SpoolError
+from services.terminal.uplink import Pinned, RecordingStuck, Uplink
+
+DONE, REMAINS, CAPTURE_FAILED, SPOOL_FULL = 0, 1, 3, 4
+"""Exit codes: all receipted and closed; something still waits in the spool; ffmpeg died; no room."""
+_FIRST_SEGMENT_SECONDS = 4
+
+
+@dataclass(frozen=True)
+class Source:
+    """What to record, and for how long (None: until stopped). `segment_seconds` None follows the server."""
+
+    ffmpeg: str
+    spec: str
+    seconds: float | None
+    segment_seconds: int | None
+    copy: bool
+
+
+class Session:
+    """Signals stop it: the first in good order within `drain_seconds`, the second at once."""
+
+    def __init__(
+        self,
+        home: Home,
+        enrolled: Enrolled,
+        progress: Progress,
+        *,
+        spool_bytes: int,
+        drain_seconds: float,
+        forget: bool,
+    ):
+        self._progress, self._drain_seconds, self._forget = progress, drain_seconds, forget
+        self._key = home.key()
+        self._api = Api(enrolled.api, self._key)
+        self._pinned = Pinned(enrolled.receipt_keys(), enrolled.vault.lock)
+        self._spool = Spool(home.path, limit_bytes=spool_bytes)
+        self._stopping = asyncio.Event()
+        self._capture: Capture | None = None
+        self._live: tuple[RecordingSpool, Uplink] | None = None
+        self._sending: list[asyncio.Task[None]] = []
+
+    async def record(self, source: Source) -> int:
+        """Record, send and close, together with what was left over; the exit code."""
+        command = arguments(source.spec, seconds=source.seconds, copy=source.copy)
+        self._listen_to_signals()
+        async with self._api:
+            self._take_leftovers()
+            code = await self._record(source, command)
+            await self._drain()
+        return code or self._remains()
+
+    async def resume(self) -> int:
+        """Send and close what earlier runs left; the exit code."""
+        self._listen_to_signals()
+        async with self._api:
+            self._take_leftovers()
+            await self._drain()
+        return self._remains()
+
+    async def _record(self, source: Source, command: list[str]) -> int:
+        cutter = Cutter(target_seconds=source.segment_seconds or _FIRST_SEGMENT_SECONDS, whole_gops=True)
+        clock, code = Clock(), DONE
+
+        def follow(seconds: int) -> None:
+            if source.segment_seconds is None:
+                cutter.target_seconds = seconds
+
+        async def keep(cuts: list[Cut]) -> None:
+            for cut in cuts:
+                started_at, monotonic_ms = clock.times(cut)
+                if self._live is None:
+                    recording = await asyncio.to_thread(self._spool.begin, started_at)
+                    self._live = recording, self._send(recording, on_segment_seconds=follow)
+                    self._progress.tell("recording", recording=str(recording.id))
+                recording, uplink = self._live
+                await asyncio.to_thread(
+                    recording.append,
+                    cut.data,
+                    media=cut.media,
+                    started_at=started_at,
+                    duration_ms=cut.duration_ms,
+                    monotonic_ms=monotonic_ms,
+                )
+                uplink.wake()
+
+        self._capture = capture = await Capture.start(source.ffmpeg, command)
+        stopper = asyncio.create_task(self._stop_when_told(capture))
+        try:
+            try:
+                async for chunk in capture.chunks():
+                    await keep(cutter.feed(chunk))
+            except (CaptureFailed, CutError) as error:
+                code = CAPTURE_FAILED
+                said = error.said if isinstance(error, CaptureFailed) else str(error)
+                self._error(f"录制中断：{said or '采集程序异常结束，没有说明'}。已录部分将照常封存。")
+            await keep(cutter.finish())
+        except (SpoolError, OSError) as error:
+            code = SPOOL_FULL
+            self._error(f"录制已停止！{error} 此后的画面没有录下；此前的片段都在暂存区，不会删除。")
+        finally:
+            stopper.cancel()
+            await capture.end()
+        await self._end(code)
+        if self._live is None and not self._stopping.is_set():
+            self._error("没有录到任何画面。")
+            return code or CAPTURE_FAILED
+        return code
+
+    async def _end(self, code: int) -> None:
+        if self._live is None:
+            return
+        recording, uplink = self._live
+        try:
+            await asyncio.to_thread(recording.end, interrupted=code != DONE)
+        except OSError as error:
+            self._error(f"结束标记写不进磁盘（{error.strerror}）。")
+        uplink.end(interrupted=code != DONE)
+
+    def _take_leftovers(self) -> None:
+        leftovers = self._spool.leftovers()
+        for path in self._spool.unreadable:
+            self._error(f"暂存区中有一条记录无法读取：{path}。请勿删除，联系管理员处理。")
+        if leftovers:
+            self._sending.append(asyncio.create_task(self._send_leftovers(leftovers)))
+
+    async def _send_leftovers(self, leftovers: list[RecordingSpool]) -> None:
+        for recording in leftovers:
+            self._progress.tell("leftover", recording=str(recording.id), pending=len(recording.pending))
+            uplink = self._uplink(recording)
+            ended = recording.ended()
+            uplink.end(interrupted=ended is None or ended.interrupted)
+            await self._run(recording, uplink)
+
+    def _send(self, recording: RecordingSpool, *, on_segment_seconds: Callable[[int], None]) -> Uplink:
+        uplink = self._uplink(recording, on_segment_seconds)
+        self._sending.append(asyncio.create_task(self._run(recording, uplink)))
+        return uplink
+
+    def _uplink(self, recording: RecordingSpool, on_segment_seconds: Callable[[int], None] | None = None) -> Uplink:
+        return Uplink(
+            recording,
+            self._api,
+            self._key,
+            self._pinned,
+            self._progress,
+            forget=self._forget,
+            on_segment_seconds=on_segment_seconds,
+        )
+
+    async def _run(self, recording: RecordingSpool, uplink: Uplink) -> None:
+        try:
+            await uplink.run()
+        except RecordingStuck as error:
+            self._error(f"记录 {recording.id} 无法送完：{error} 片段仍在暂存区。", recording)
+        except OSError as error:
+            self._error(f"记录 {recording.id} 暂停发送：暂存区读写失败（{error.strerror}）。", recording)
+
+    async def _drain(self) -> None:
+        """All sent, or `drain_seconds` after the first signal."""
+        if not self._sending:
+            return
+        everything = asyncio.create_task(self._send_everything())
+        told = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait({everything, told}, return_when=asyncio.FIRST_COMPLETED)
+        if not everything.done():
+            await asyncio.wait({everything}, timeout=self._drain_seconds)
+        told.cancel()
+        everything.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await everything
+
+    async def _send_everything(self) -> None:
+        await asyncio.gather(*self._sending)
+
+    def _remains(self) -> int:
+        left = self._spool.leftovers(repair=False)
+        if not left:
+            return REMAINS if self._spool.unreadable else DONE
+        segments = sum(len(recording.pending) for recording in left)
+        self._error(f"尚有 {len(left)} 条记录没有关闭、{segments} 个片段没有凭证，都在暂存区；运行 resume 续传。")
+        return REMAINS
+
+    async def _stop_when_told(self, capture: Capture) -> None:
+        await self._stopping.wait()
+        await capture.stop()
+
+    def _listen_to_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._told_to_stop)
+
+    def _told_to_stop(self) -> None:
+        if self._stopping.is_set():
+            self._leave_at_once()
+        self._stopping.set()
+        self._progress.tell("stopping", reason="收到停止信号")
+
+    def _leave_at_once(self) -> NoReturn:
+        """The spool is whole at every instant, so there is nothing to tidy."""
+        if self._capture is not None:
+            self._capture.kill()
+        os._exit(130)
+
+    def _error(self, reason: str, recording: RecordingSpool | None = None) -> None:
+        about = recording or (self._live[0] if self._live else None)
+        self._progress.tell("error", reason=reason, **({"recording": str(about.id)} if about else {}))
