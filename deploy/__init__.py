@@ -1,0 +1,1 @@
+"""How Quancheng is set up and run."""

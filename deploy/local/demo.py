@@ -1,0 +1,172 @@
+"""The main job, done once in front of whoever started the system.
+
+1. The reference terminal streams a live picture with a running clock in one-second segments through the direct
+   door, and verifies each receipt.
+2. Meanwhile it can be watched in the console.
+3. The recording is closed; an export is fetched as the demo's supervisor, and verified by the stand-alone
+   verifier and by the stock commands that the export's own README prints.
+
+Any step that fails raises LocalError with one sentence.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from deploy.local.bureau import Bureau, enrolment_code
+from deploy.local.processes import ROOT, LocalError, plainly
+from deploy.local.stack import Stack
+
+SECONDS = 20
+_BAR = 24
+Report = Callable[[str], None]
+
+
+def run(stack: Stack, bureau: Bureau, report: Report, *, seconds: int = SECONDS) -> Path:
+    """Do it all; returns the folder of the verified export."""
+    home = stack.data / "terminal"
+    if not (home / "terminal.json").exists():
+        code = enrolment_code(stack, bureau)
+        _terminal(["enroll", "--home", str(home), "--api", stack.api_url, "--code", code, "--model", "参考终端"])
+        report("  终端已自行生成密钥，凭一次性登记码登记，并记下了证据库的公钥。")
+    report(f"① 终端正在实时录制 {seconds} 秒，每秒一个片段：先落盘，再上传，凭证验证后才释放。")
+    recording = _record(home, stack.api_url, seconds, report)
+    report("② 录制已结束并关闭，清单已签名，已记入日志。回放所用的就是刚才封存的那些对象：")
+    report(f"     {stack.api_url}/recordings/{recording}")
+    bundle = _export(stack, bureau, recording)
+    report(f"③ 证据包已导出：{bundle}")
+    _verify(home, bundle, report)
+    return bundle
+
+
+def stock_commands(bundle: Path) -> list[str]:
+    """The shell commands that the export's README shows, without the last block, which is our own verifier."""
+    blocks = re.findall(r"^```sh\n(.*?)^```$", (bundle / "README.md").read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    return [line for block in blocks[:-1] for line in block.strip().splitlines()]
+
+
+def _terminal(arguments: list[str]) -> None:
+    argv = [sys.executable, "-m", "services.terminal", *arguments]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise LocalError((done.stderr.strip().splitlines() or ["终端未能完成登记。"])[-1])
+
+
+def _record(home: Path, url: str, seconds: int, report: Report) -> str:
+    argv = [sys.executable, "-m", "services.terminal", "record", "--home", str(home), "--source", "demo"]
+    argv += ["--seconds", str(seconds), "--segment-seconds", "1", "--progress", "json"]
+    sealed, recording = 0, ""
+    with subprocess.Popen(
+        argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        try:
+            for event in _events(process):
+                kind = event.get("event")
+                if kind == "recording":
+                    recording = event["recording"]
+                    report(f"     现在可以观看：{url}/recordings/{recording}")
+                elif kind == "sealed" and event["sequence"] > 0:
+                    sealed += 1
+                    _bar(sealed, seconds, event["ms"])
+        except BaseException:
+            process.terminate()
+            raise
+        finally:
+            if sealed:
+                print(flush=True)
+        trouble = process.stderr.read() if process.stderr else ""
+    if process.returncode or not recording:
+        raise LocalError((trouble.strip().splitlines() or ["终端没有完成录制。"])[-1])
+    return recording
+
+
+def _events(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
+    assert process.stdout
+    for line in process.stdout:
+        if line.startswith("{"):
+            yield json.loads(line)
+
+
+def _bar(done: int, total: int, milliseconds: int) -> None:
+    filled = min(_BAR, done * _BAR // total)
+    end = "\r" if sys.stdout.isatty() else "\n"
+    if end == "\r" or done % 5 == 0 or done >= total:
+        bar = "█" * filled + "░" * (_BAR - filled)
+        print(f"     {bar} 片段 {done:>3}/{total} 已封存，凭证已验证（{milliseconds} 毫秒） ", end=end, flush=True)
+
+
+def _export(stack: Stack, bureau: Bureau, recording: str) -> Path:
+    folder = stack.data / "exports"
+    with plainly(folder), httpx.Client(base_url=stack.api_url, timeout=60, trust_env=False) as http:
+        signed = http.post("/v1/sessions", json={"login": "li", "password": bureau.passwords["li"]})
+        headers = {"x-csrf-token": _checked(signed)["csrf"]}
+        asked = http.post(
+            f"/v1/recordings/{recording}/exports",
+            json={"purpose": "other", "note": "演示：核验导出"},
+            headers=headers,
+        )
+        export = _checked(asked)
+        folder.mkdir(parents=True, exist_ok=True)
+        archive = folder / f"{export['id']}.tar"
+        with http.stream("GET", export["download"]) as response, archive.open("wb") as file:
+            if response.status_code != 200:
+                response.read()
+                raise LocalError(f"导出失败：{response.text}")
+            for chunk in response.iter_raw():
+                file.write(chunk)
+        with tarfile.open(archive) as tar:
+            tar.extractall(folder, filter="data")
+        archive.unlink()
+    return folder / f"quancheng-{export['id']}"
+
+
+def _checked(response: httpx.Response) -> dict[str, Any]:
+    answer: dict[str, Any] = response.json()
+    if response.is_error:
+        raise LocalError(answer.get("title", "请求未能完成。"))
+    return answer
+
+
+def _verify(home: Path, bundle: Path, report: Report) -> None:
+    missing = [tool for tool in ("openssl", "sha256sum") if shutil.which(tool) is None]
+    if missing:
+        raise LocalError(f"本机没有 {'、'.join(missing)}，无法用系统自带的工具核验。")
+    trusted = _pinned(home, bundle.parent)
+    report("     独立核验程序（对照终端登记时记下的公钥）：")
+    argv = [sys.executable, str(bundle / "verify.py"), str(bundle), "--quiet"]
+    _show([*argv, *(part for path in trusted for part in ("--trust", str(path)))], bundle, report)
+    report("     系统自带的工具，命令取自证据包内的 README.md：")
+    for command in stock_commands(bundle):
+        report(f"       $ {command if len(command) < 150 else command[:147] + '…'}")
+        _show(["sh", "-c", command], bundle, report)
+
+
+def _show(argv: list[str], folder: Path, report: Report) -> None:
+    done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, check=False, env=dict(os.environ))
+    for line in (done.stdout + done.stderr).strip().splitlines():
+        report(f"         {line}")
+    if done.returncode:
+        raise LocalError(f"核验失败：{argv[0]} 以 {done.returncode} 结束。")
+
+
+def _pinned(home: Path, folder: Path) -> list[Path]:
+    """The keys that the terminal pinned at enrolment, as files the verifier takes."""
+    vault = json.loads((home / "terminal.json").read_text("utf-8"))["vault"]
+    prefix = bytes.fromhex("302a300506032b6570032100")  # SubjectPublicKeyInfo of Ed25519 (RFC 8410)
+    body = base64.b64encode(prefix + base64.b64decode(vault["receipt_key"])).decode()
+    receipt, log = folder / "trusted-vault.pem", folder / "trusted-log.vkey"
+    receipt.write_text(f"-----BEGIN PUBLIC KEY-----\n{body}\n-----END PUBLIC KEY-----\n")
+    log.write_text(vault["log_vkey"] + "\n")
+    return [receipt, log]

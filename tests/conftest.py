@@ -1,0 +1,44 @@
+"""What every kind of test may ask for: real programs and one real PostgreSQL for the session."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy.local.postgres import Postgres
+
+# A test that needs what is absent fails: a skipped one would look like a passed one.
+ABSENT = "没有 {what}:请用 ./dev test 运行测试,它会准备好;或设置环境变量 {variable}。"
+
+
+def _program(what: str, variable: str) -> Path:
+    path = os.environ.get(variable)
+    if not path or not os.access(path, os.X_OK):
+        pytest.fail(ABSENT.format(what=what, variable=variable), pytrace=False)
+    return Path(path)
+
+
+@pytest.fixture(scope="session")
+def minio_binary() -> Path:
+    """A real MinIO server program."""
+    return _program("MinIO", "QUANCHENG_MINIO")
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Path:
+    """A real Chromium program."""
+    return _program("Chromium", "QUANCHENG_CHROMIUM")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """One real PostgreSQL with the roles and empty schemas of `deploy/postgres/roles.sql`."""
+    with tempfile.TemporaryDirectory(prefix="quancheng-test-") as folder:
+        server = Postgres(Path(folder))
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
