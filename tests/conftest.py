@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from deploy.local.postgres import Postgres
+from tests.system import System, running
 
 # A test that needs what is absent fails: a skipped one would look like a passed one.
 ABSENT = "没有 {what}:请用 ./dev test 运行测试,它会准备好;或设置环境变量 {variable}。"
@@ -42,3 +43,24 @@ def postgres() -> Iterator[Postgres]:
             yield server
         finally:
             server.stop()
+
+
+@pytest.fixture(scope="session")
+def local_system() -> Iterator[System]:
+    """The whole system, live, on the local write-once folder."""
+    with running(None) as system:
+        yield system
+
+
+@pytest.fixture(scope="session")
+def minio_system(minio_binary: Path) -> Iterator[System]:
+    """The whole system, live, on a real MinIO."""
+    with running(minio_binary) as system:
+        yield system
+
+
+@pytest.fixture(scope="session", params=["local", "minio"])
+def system(request: pytest.FixtureRequest) -> System:
+    """Once with each store."""
+    found: System = request.getfixturevalue(f"{request.param}_system")
+    return found

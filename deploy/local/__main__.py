@@ -15,13 +15,16 @@ from deploy.local.stack import Stack
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="./dev run", description="在本机启动全程；首次启动会当面演示一次完整记录。")
+    description = "在本机启动全程；首次启动会当面演示一次完整记录。"
+    parser = argparse.ArgumentParser(prog="./dev run", description=description)
     parser.add_argument("--once", action="store_true", help="演示完即停止并退出（失败则退出码非零）")
     parser.add_argument("--demo", action="store_true", help="再演示一次")
     parser.add_argument("--minio", action="store_true", help="使用真实的 MinIO（对象锁定），而不是本地文件夹")
     parser.add_argument("--data", type=Path, help="数据文件夹（默认 data/local 或 data/minio）")
     parser.add_argument("--port", type=_port, default=8100, help="端口，后两个端口也会用到（默认 8100）")
-    parser.add_argument("--seconds", type=int, default=demo.SECONDS, choices=range(3, 601), metavar="N", help="演示录制的秒数")
+    parser.add_argument(
+        "--seconds", type=int, default=demo.SECONDS, choices=range(3, 601), metavar="N", help="演示录制的秒数"
+    )
     return parser.parse_args(argv)
 
 
@@ -46,7 +49,9 @@ def _serve(stack: Stack, options: argparse.Namespace) -> int:
     people = bureau.found(stack)
     _say(f"就绪 ready  {stack.api_url}")
     if stack.minio is None:
-        _say("  存储：本地一次写入文件夹。它不具备对象锁定（Object Lock）效力，仅供试用或小型单位；加 --minio 使用 MinIO。")
+        _say(
+            "  存储：本地一次写入文件夹。它不具备对象锁定（Object Lock）效力，仅供试用或小型单位；加 --minio 使用 MinIO。"
+        )
     _say("  登录（演示账号）：")
     for login, (name, _) in bureau.PEOPLE.items():
         _say(f"     {name}  账号 {login:<6} 口令 {people.passwords[login]}")
@@ -69,6 +74,12 @@ def _say(text: str) -> None:
 def _port(text: str) -> int:
     if not text.isdigit() or not 1 <= int(text) <= 65533:
         raise argparse.ArgumentTypeError("端口应为 1 到 65533 的整数")
+    return int(text)
+
+
+def _length(text: str) -> int:
+    if not text.isdigit() or not 3 <= int(text) <= 600:
+        raise argparse.ArgumentTypeError("秒数应为 3 到 600 的整数")
     return int(text)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlmodel import col
 
 from deploy.local.processes import read_secrets
-from deploy.local.stack import Stack
+from deploy.local.stack import Stack, run_apart
 from services.api.database import sessions_of
 from services.api.identity import service as identity
 from services.api.identity.models import Person
@@ -41,12 +40,12 @@ class Bureau:
 
 def found(stack: Stack) -> Bureau:
     """The demo bureau, made at the first call and found again later."""
-    return asyncio.run(_found(stack))
+    return run_apart(_found(stack))
 
 
 def enrolment_code(stack: Stack, bureau: Bureau) -> str:
     """A fresh one-time code for the bureau's recorder."""
-    return asyncio.run(_code(stack, bureau))
+    return run_apart(_code(stack, bureau))
 
 
 def _passwords(data: Path) -> dict[str, str]:

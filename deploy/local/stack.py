@@ -15,10 +15,11 @@ import os
 import secrets
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
@@ -42,7 +43,14 @@ from deploy.local.processes import (
 from migrations.run import SERVICES, upgrade
 
 Report = Callable[[str], None]
+T = TypeVar("T")
 _NEUTRAL = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "SSL_CERT_FILE", "VIRTUAL_ENV", "TMPDIR")
+
+
+def run_apart(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end from plain code, also where the caller's thread has a loop running."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, work).result()
 
 
 class Stack:
@@ -90,7 +98,7 @@ class Stack:
         if self.minio:
             self.minio.start()
         self.postgres.start()
-        asyncio.run(self._migrate())
+        run_apart(self._migrate())
         if self.minio:
             self._set_up_store()
         self.vault = self._service("证据库", "vault", self.vault_environment(), self.vault_url)

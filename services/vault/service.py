@@ -1,7 +1,7 @@
 """The vault as one object: what its parts share, how it starts, what it does while it runs.
 
 Start: read the keys, bring the log's head into being, check the store, refuse a history that is older than
-what was published. Then two loops go on until it stops: sequencing and publishing, and what sweeps up behind
+what was published. Then three loops go on until it stops: sequencing, publishing, and what sweeps up behind
 a crash (minute statements, manifests not yet in the store).
 """
 
@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID, uuid5
 
 from sqlalchemy import select
@@ -64,7 +66,8 @@ class Vault:
         vault = cls(settings, engine, store, own)
         await vault.publisher.check_history()
         vault._loops = [
-            asyncio.create_task(vault._repeat(vault._sequence_and_publish, "sequence")),
+            asyncio.create_task(vault._repeat(vault._sequence, "sequence")),
+            asyncio.create_task(vault._repeat(vault._publish, "publish")),
             asyncio.create_task(vault._repeat(vault._sweep, "sweep")),
         ]
         return vault
@@ -128,10 +131,13 @@ class Vault:
             )
         return wire.ReadTickets(tickets=tickets)
 
-    async def _sequence_and_publish(self) -> None:
+    async def _sequence(self) -> None:
         await self.sequencer.wait_for_work(_SEQUENCE_SECONDS)
         while await self.sequencer.sequence():
             pass
+
+    async def _publish(self) -> None:
+        await self.sequencer.wait_for_growth(_SEQUENCE_SECONDS)
         await self.publisher.publish()
 
     async def _sweep(self) -> None:
@@ -140,8 +146,7 @@ class Vault:
             self.sequencer.poke()
         await self.closer.seal_manifests()
 
-    async def _repeat(self, step: object, name: str) -> None:
-        assert callable(step)
+    async def _repeat(self, step: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
         while True:
             try:
                 await step()

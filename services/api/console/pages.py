@@ -53,9 +53,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(
-        shanghai=filters.shanghai, size=filters.size, duration=filters.duration, short=filters.short
-    )
+    made.filters.update(shanghai=filters.shanghai, size=filters.size, duration=filters.duration, short=filters.short)
     # None is the answer for a page whose caller does not know the store or the person (an error page).
     made.globals.update(
         static=static,

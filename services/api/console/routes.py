@@ -60,9 +60,7 @@ async def sign_in(
     same_site(request)
     settings = request.app.state.settings
     try:
-        signed = await identity.sign_in(
-            sessions, login, password, address_of(request), hours=settings.session_hours
-        )
+        signed = await identity.sign_in(sessions, login, password, address_of(request), hours=settings.session_hours)
     except (SignInFailed, TooManyFailures) as error:
         status, _, title = problems.PROBLEMS[type(error)]
         return HTMLResponse(render("sign_in.html", error=title, login=login, demo=settings.demo), status)
@@ -117,14 +115,10 @@ async def recording(recording: UUID, request: Request, who: SignedIn, db: Db, va
 
 
 @router.get("/recordings/{recording}/segments")
-async def segments(
-    recording: UUID, who: SignedIn, db: Db, after: Annotated[int, Query(ge=-1)] = -1
-) -> HTMLResponse:
+async def segments(recording: UUID, who: SignedIn, db: Db, after: Annotated[int, Query(ge=-1)] = -1) -> HTMLResponse:
     rows = await queries.segments(db, who, recording, after=after, limit=_SEGMENTS)
     next_after = rows[-1].sequence if len(rows) == _SEGMENTS else None
-    return HTMLResponse(
-        render("segments_rows.html", segments=rows, next_after=next_after, recording_id=recording)
-    )
+    return HTMLResponse(render("segments_rows.html", segments=rows, next_after=next_after, recording_id=recording))
 
 
 @router.get("/recordings/{recording}/receipts/{sequence}/{sha256}")
@@ -143,9 +137,7 @@ async def receipt(
         raise NoSuchSegment from error
     signature = sealed.receipt.signatures[0]
     payload = sealed.receipt.decoded()
-    return HTMLResponse(
-        render("receipt.html", payload=payload, key_id=signature.keyid, signature=signature.sig)
-    )
+    return HTMLResponse(render("receipt.html", payload=payload, key_id=signature.keyid, signature=signature.sig))
 
 
 @router.get("/static/{path:path}")

@@ -39,7 +39,7 @@ async def playlist(sessions: Sessions, who: Principal, viewing_id: UUID, *, wait
             listed = await _listed(db, viewing)
         reached = wait_for is None or any(segment.sequence >= wait_for for segment in listed)
         if reached or recording.state == "closed" or asyncio.get_running_loop().time() > deadline:
-            return _render(viewing, recording, listed, target)
+            return _render(viewing, recording, listed)
         await asyncio.sleep(_POLL_SECONDS)
 
 
@@ -87,17 +87,18 @@ async def _listed(db: AsyncSession, viewing: Viewing) -> Sequence[Segment]:
     return (await db.scalars(query.order_by(col(Segment.sequence), col(Segment.sealed_at)))).all()
 
 
-def _render(viewing: Viewing, recording: Recording, listed: Sequence[Segment], target: int) -> str:
+def _render(viewing: Viewing, recording: Recording, listed: Sequence[Segment]) -> str:
     init = [segment for segment in listed if segment.media == "init"]
     media = [segment for segment in listed if segment.media == "media"]
     if recording.state == "open":
         # A hole may still be filled: what lies beyond it is shown once it is, in order.
         media = [s for place, s in enumerate(media, viewing.first_sequence) if s.sequence == place]
+    # Segments get no longer while somebody watches, so this does not change once the first is listed.
     longest = max((math.ceil(segment.duration_ms / 1000) for segment in media), default=1)
     lines = [
         "#EXTM3U",
         "#EXT-X-VERSION:9",
-        f"#EXT-X-TARGETDURATION:{max(longest, target)}",
+        f"#EXT-X-TARGETDURATION:{longest}",
         "#EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES",
         f"#EXT-X-MEDIA-SEQUENCE:{media[0].sequence if media else viewing.first_sequence}",
     ]

@@ -58,6 +58,14 @@ class Sequencer:
         finally:
             self._poked.clear()
 
+    async def wait_for_growth(self, seconds: float) -> None:
+        """Until this process has sequenced something, or `seconds` have passed."""
+        try:
+            async with asyncio.timeout(seconds), self._moved:
+                await self._moved.wait()
+        except TimeoutError:
+            return
+
     async def append(self, append: wire.Append) -> wire.Appended:
         """Returns once the statement stands under a signed checkpoint. The same act again answers the same
         index; the same act with other content raises ActDiffers."""
@@ -84,11 +92,7 @@ class Sequencer:
                     return wire.Appended(act=act, index=index, tree_size=size or 0)
             if asyncio.get_running_loop().time() > deadline:
                 raise errors.LogUnavailable
-            try:
-                async with asyncio.timeout(0.25), self._moved:
-                    await self._moved.wait()
-            except TimeoutError:
-                continue
+            await self.wait_for_growth(0.25)
 
     async def sequence(self) -> int:
         """One batch in one short transaction: lock the head, give indexes, sign, move the head.

@@ -1,0 +1,122 @@
+"""The whole system as its users meet it: live processes, the demo bureau, terminals, people signed in."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from deploy.local import bureau
+from deploy.local.bureau import Bureau
+from deploy.local.processes import ROOT
+from deploy.local.stack import Stack
+
+
+@dataclass
+class System:
+    """A running stack with its demo bureau; `folder` is for what a test leaves behind."""
+
+    stack: Stack
+    people: Bureau
+    folder: Path
+    said: list[str] = field(default_factory=list)
+
+    def sign_in(self, login: str) -> httpx.Client:
+        """A client with this person's session and CSRF token; close it or let it go."""
+        client = httpx.Client(base_url=self.stack.api_url, timeout=30, trust_env=False)
+        answer = client.post("/v1/sessions", json={"login": login, "password": self.people.passwords[login]})
+        answer.raise_for_status()
+        client.headers["x-csrf-token"] = answer.json()["csrf"]
+        return client
+
+    def new_terminal(self, name: str) -> Path:
+        """The home folder of a freshly enrolled terminal of the bureau's recorder."""
+        home = self.folder / f"terminal-{name}"
+        code = bureau.enrolment_code(self.stack, self.people)
+        self.terminal("enroll", home, "--api", self.stack.api_url, "--code", code)
+        return home
+
+    def terminal(self, command: str, home: Path, *arguments: str, timeout: float = 120) -> list[dict[str, Any]]:
+        """Run the reference terminal to its end; its JSON events. Raises CalledProcessError."""
+        done = subprocess.run(
+            terminal_argv(command, home, *arguments),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=True,
+        )
+        return events_of(done.stdout)
+
+    def start_terminal(self, command: str, home: Path, *arguments: str) -> subprocess.Popen[str]:
+        """Start the reference terminal; its events are lines of JSON on stdout."""
+        return subprocess.Popen(
+            terminal_argv(command, home, *arguments),
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def export(self, recording: str) -> Path:
+        """Fetch a recording's evidence bundle as the supervisor; the unpacked folder."""
+        with self.sign_in("li") as client:
+            asked = client.post(f"/v1/recordings/{recording}/exports", json={"purpose": "spot-check"})
+            asked.raise_for_status()
+            tar = self.folder / f"{asked.json()['id']}.tar"
+            with client.stream("GET", asked.json()["download"]) as answer, tar.open("wb") as file:
+                answer.raise_for_status()
+                for chunk in answer.iter_raw():
+                    file.write(chunk)
+        with tarfile.open(tar) as archive:
+            archive.extractall(self.folder, filter="data")
+        return self.folder / f"quancheng-{asked.json()['id']}"
+
+
+def terminal_argv(command: str, home: Path, *arguments: str) -> list[str]:
+    progress = [] if command == "enroll" else ["--progress", "json"]
+    return [sys.executable, "-m", "services.terminal", command, "--home", str(home), *arguments, *progress]
+
+
+def events_of(output: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+
+
+def free_ports(count: int = 3) -> int:
+    """The first of `count` free ports in a row."""
+    for port in range(20000, 30000, 10):
+        with contextlib.ExitStack() as opened:
+            try:
+                for each in range(port, port + count):
+                    opened.enter_context(socket.socket()).bind(("127.0.0.1", each))
+            except OSError:
+                continue
+            return port
+    raise RuntimeError("no free ports")
+
+
+@contextlib.contextmanager
+def running(minio: Path | None, **settings: str) -> Iterator[System]:
+    """A system of its own in a temporary folder, which is removed at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="quancheng-test-"))
+    said: list[str] = []
+    try:
+        stack = Stack(folder / "data", port=free_ports(), minio=minio, report=said.append, settings=settings)
+        with stack:
+            yield System(stack, bureau.found(stack), folder, said)
+    finally:
+        if os.geteuid() == 0 and shutil.which("chattr"):
+            subprocess.run(["chattr", "-R", "-i", str(folder)], capture_output=True, check=False)
+        shutil.rmtree(folder, ignore_errors=True)
