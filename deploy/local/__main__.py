@@ -49,9 +49,7 @@ def _serve(stack: Stack, options: argparse.Namespace) -> int:
     people = bureau.found(stack)
     _say(f"就绪 ready  {stack.api_url}")
     if stack.minio is None:
-        _say(
-            "  存储：本地一次写入文件夹。它不具备对象锁定（Object Lock）效力，仅供试用或小型单位；加 --minio 使用 MinIO。"
-        )
+        _say("  存储：本地一次写入文件夹，不具备对象锁定（Object Lock）效力；加 --minio 使用 MinIO。")
     _say("  登录（演示账号）：")
     for login, (name, _) in bureau.PEOPLE.items():
         _say(f"     {name}  账号 {login:<6} 口令 {people.passwords[login]}")
