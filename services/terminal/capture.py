@@ -28,7 +28,7 @@ _DEMO_PICTURE = (
     "testsrc2=size=1280x720:rate=25,realtime,"
     # Names relative to the fonts folder: a path with a colon or a quote would not survive a filter's syntax.
     "drawtext=fontfile=clock.ttf:textfile=clock.txt:fontsize=64:fontcolor=white:"
-    "box=1:boxcolor=black@0.75:boxborderw=18:x=(w-text_w)/2:y=h-text_h-60"
+    "box=1:boxcolor=black@0.75:boxborderw=18:x=(w-text_w)/2:y=60"
 )
 _DEMO_SOUND = "sine=frequency=440:sample_rate=48000,volume=0.3,arealtime"
 _VIDEO = [
