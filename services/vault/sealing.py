@@ -17,6 +17,7 @@ No transaction is open while the store is spoken to.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -84,19 +85,22 @@ class Sealing:
         async with self._engine.begin() as db:
             state = await _lock(db, recording)
             known = await _rows(db, recording, [(ask.sequence, ask.sha256) for ask in asks])
-            crowded = await _crowded(db, recording, {ask.sequence for ask in asks})
-            fresh = {
-                (ask.sequence, ask.sha256): ask.model_dump()
-                | {
+            beside = await _digests_per_sequence(db, recording, {ask.sequence for ask in asks})
+            fresh: dict[tuple[int, str], dict[str, Any]] = {}
+            # In one order everywhere, so that two exchanges over the same segments cannot block each other.
+            for ask in sorted(asks, key=lambda ask: (ask.sequence, ask.sha256)):
+                name = (ask.sequence, ask.sha256)
+                full = beside[ask.sequence] >= wire.MAX_DIGESTS_PER_SEQUENCE
+                if state != "open" or name in known or name in fresh or full:
+                    continue
+                beside[ask.sequence] += 1
+                fresh[name] = ask.model_dump() | {
                     "recording_id": recording,
                     "key": segment_key(recording, ask.sequence, ask.sha256),
                     "retain_until": retain_until,
                     "asked_at": now,
                     "state": "asked",
                 }
-                for ask in asks
-                if (ask.sequence, ask.sha256) not in known and ask.sequence not in crowded and state == "open"
-            }
             if fresh:
                 await db.execute(insert(Segment).values(list(fresh.values())).on_conflict_do_nothing())
                 known |= await _rows(db, recording, list(fresh))
@@ -139,7 +143,7 @@ class Sealing:
             async with self._engine.begin() as db:
                 state = await _lock(db, recording)
                 if state == "open":
-                    for receipt in receipts:
+                    for receipt in sorted(receipts, key=lambda one: (one["sequence"], one["sha256"])):
                         await db.execute(_becomes_sealed(recording, receipt))
                 rows = await _rows(db, recording, [(name.sequence, name.sha256) for name in names])
         return [
@@ -256,12 +260,11 @@ async def _rows(
     return {(row.sequence, row.sha256): row for row in await db.execute(query)}
 
 
-async def _crowded(db: AsyncConnection, recording: UUID, sequences: set[int]) -> set[int]:
-    """Sequences that have as many digests as may lie beside each other."""
+async def _digests_per_sequence(db: AsyncConnection, recording: UUID, sequences: set[int]) -> Counter[int]:
+    """How many digests lie beside each other under each of these sequences."""
     query = (
-        select(col(Segment.sequence))
+        select(col(Segment.sequence), func.count())
         .where(col(Segment.recording_id) == recording, col(Segment.sequence).in_(sequences))
         .group_by(col(Segment.sequence))
-        .having(func.count() >= wire.MAX_DIGESTS_PER_SEQUENCE)
     )
-    return set((await db.execute(query)).scalars())
+    return Counter(dict((await db.execute(query)).tuples().all()))
