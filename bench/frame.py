@@ -1,4 +1,4 @@
-"""The frame of `./dev bench`: a registry of rows, interleaved runs, medians, one line of result each.
+"""The frame of `./dev bench`: a table of rows, interleaved runs, medians, one line of result each.
 
 A row is a function that takes one measurement of ours. Its peer, where it has one, is another function
 that measures the same thing done by a known program. Ours and peer take turns, so that whatever else the
@@ -99,9 +99,7 @@ def as_json(result: Result) -> str:
     return json.dumps(fields, ensure_ascii=False)
 
 
-HEADER = (
-    f"{'row':<16}{'ours':>12}{'peer':>12}  {'unit':<8}{'ratio':>8}  {'better':<8}{'goal':>8}  {'met':<5}runs"
-)
+HEADER = f"{'row':<16}{'ours':>12}{'peer':>12}  {'unit':<8}{'ratio':>8}  {'better':<8}{'goal':>8}  {'met':<5}runs"
 
 
 def as_line(result: Result) -> str:

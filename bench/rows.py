@@ -1,5 +1,6 @@
 """What is measured. Each row's docstring says what from and to, so that a number can be argued with."""
 
+import atexit
 import os
 import select
 import signal
@@ -12,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from bench.frame import Unavailable, row
+from deploy.local.folders import discard
 from deploy.local.processes import ROOT
 
 READY = "就绪 ready"
@@ -65,10 +67,11 @@ def _free_ports() -> int:
 
 
 @cache
-def _warm_folder() -> "tempfile.TemporaryDirectory[str]":
+def _warm_folder() -> Path:
     """A data folder on which the system has run once, demonstration included; removed at exit."""
-    folder = tempfile.TemporaryDirectory(prefix="quancheng-bench-")
-    argv = [sys.executable, str(ROOT / "dev"), "run", "--once", "--data", folder.name]
+    folder = Path(tempfile.mkdtemp(prefix="quancheng-bench-"))
+    atexit.register(discard, folder)
+    argv = [sys.executable, str(ROOT / "dev"), "run", "--once", "--data", str(folder)]
     argv += ["--port", str(_free_ports())]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=900, check=False)
     if done.returncode != 0:
@@ -80,4 +83,4 @@ def _warm_folder() -> "tempfile.TemporaryDirectory[str]":
 @row("start", unit="s", better="lower", goal=5.0, goal_on="ours", runs=5)
 def start() -> float:
     """From exec of `./dev run` on a data folder that has run before to its ready line. No peer."""
-    return _start(Path(_warm_folder().name), deadline=120)
+    return _start(_warm_folder(), deadline=120)

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import shutil
 import socket
 import subprocess
 import sys
-import tarfile
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,6 +17,8 @@ import httpx
 
 from deploy.local import bureau
 from deploy.local.bureau import Bureau
+from deploy.local.demo import unpack
+from deploy.local.folders import discard
 from deploy.local.processes import ROOT
 from deploy.local.stack import Stack
 
@@ -41,11 +40,11 @@ class System:
         client.headers["x-csrf-token"] = answer.json()["csrf"]
         return client
 
-    def new_terminal(self, name: str) -> Path:
-        """The home folder of a freshly enrolled terminal of the bureau's recorder."""
+    def new_terminal(self, name: str, api_url: str | None = None) -> Path:
+        """The home folder of a freshly enrolled terminal of the bureau's recorder; it keeps to `api_url`."""
         home = self.folder / f"terminal-{name}"
         code = bureau.enrolment_code(self.stack, self.people)
-        self.terminal("enroll", home, "--api", self.stack.api_url, "--code", code)
+        self.terminal("enroll", home, "--api", api_url or self.stack.api_url, "--code", code)
         return home
 
     def terminal(self, command: str, home: Path, *arguments: str, timeout: float = 120) -> list[dict[str, Any]]:
@@ -80,8 +79,7 @@ class System:
                 answer.raise_for_status()
                 for chunk in answer.iter_raw():
                     file.write(chunk)
-        with tarfile.open(tar) as archive:
-            archive.extractall(self.folder, filter="data")
+        unpack(tar, self.folder)
         return self.folder / f"quancheng-{asked.json()['id']}"
 
 
@@ -117,6 +115,4 @@ def running(minio: Path | None, **settings: str) -> Iterator[System]:
         with stack:
             yield System(stack, bureau.found(stack), folder, said)
     finally:
-        if os.geteuid() == 0 and shutil.which("chattr"):
-            subprocess.run(["chattr", "-R", "-i", str(folder)], capture_output=True, check=False)
-        shutil.rmtree(folder, ignore_errors=True)
+        discard(folder)

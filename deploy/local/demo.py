@@ -57,6 +57,20 @@ def stock_commands(bundle: Path) -> list[str]:
     return [line for block in blocks[:-1] for line in block.strip().splitlines()]
 
 
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack an export's tar: plain files below `folder` and nothing else (tarfile's own filters are younger
+    than the oldest Python this runs on). Raises LocalError."""
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            target = (folder / member.name).resolve()
+            source = tar.extractfile(member)
+            if source is None or not member.isfile() or not target.is_relative_to(folder.resolve()):
+                raise LocalError(f"导出的归档中有不应有的条目：{member.name}")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("xb") as file:
+                shutil.copyfileobj(source, file, 1024 * 1024)
+
+
 def _terminal(arguments: list[str]) -> None:
     argv = [sys.executable, "-m", "services.terminal", *arguments]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -126,8 +140,7 @@ def _export(stack: Stack, bureau: Bureau, recording: str) -> Path:
                 raise LocalError(f"导出失败：{response.text}")
             for chunk in response.iter_raw():
                 file.write(chunk)
-        with tarfile.open(archive) as tar:
-            tar.extractall(folder, filter="data")
+        unpack(archive, folder)
         archive.unlink()
     return folder / f"quancheng-{export['id']}"
 

@@ -10,9 +10,11 @@ import pytest
 from services.api.console.filters import duration, shanghai, short, size
 from services.api.console.pages import TEMPLATES, environment, render, static
 
+NOW = datetime(2026, 11, 23, 17, 34, 40, 999_000, tzinfo=UTC)
+
 
 def test_a_time_is_shown_on_the_clock_of_shanghai() -> None:
-    assert shanghai(datetime(2026, 11, 23, 17, 34, 40, 999_000, tzinfo=UTC)) == "2026-11-24 01:34:40"
+    assert shanghai(NOW) == "2026-11-24 01:34:40"
     assert shanghai(datetime(2026, 1, 1, tzinfo=timezone(timedelta(hours=9)))) == "2025-12-31 23:00:00"
 
 
@@ -24,9 +26,9 @@ def test_an_absent_time_is_a_dash() -> None:
     assert shanghai(None) == "—"
 
 
-@pytest.mark.parametrize("value", [datetime(2026, 11, 23), "2026-11-23T09:34:40", "yesterday"])
+@pytest.mark.parametrize("value", [NOW.replace(tzinfo=None), "2026-11-23T09:34:40", "yesterday"])
 def test_a_time_without_a_zone_is_refused(value: datetime | str) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"without a zone|Invalid isoformat"):
         shanghai(value)
 
 
@@ -69,9 +71,9 @@ def test_a_duration_never_claims_more_than_was_recorded(seconds: float, text: st
 
 
 def test_negative_amounts_are_refused() -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="negative"):
         size(-1)
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="negative"):
         duration(-0.5)
 
 
@@ -83,9 +85,7 @@ def test_a_short_digest_is_its_first_eight_characters() -> None:
 def test_a_template_compiles_and_carries_no_inline_script_or_style(name: str) -> None:
     environment().get_template(name)
     source = (TEMPLATES / name).read_text("utf-8")
-    assert not re.search(
-        r"<script(?![^>]*\ssrc=)|<style|\sstyle=|\son\w+=|hx-on|javascript:|\|\s*safe", source
-    )
+    assert not re.search(r"<script(?![^>]*\ssrc=)|<style|\sstyle=|\son\w+=|hx-on|javascript:|\|\s*safe", source)
     assert not re.search(r"hx-trigger=\"[^\"]*\[|hx-(vals|headers)=\W*js:", source), "needs eval"
 
 
