@@ -54,7 +54,7 @@ def run(stack: Stack, bureau: Bureau, report: Report, *, seconds: int = SECONDS)
 def stock_commands(bundle: Path) -> list[str]:
     """The shell commands that the export's README shows, without the last block, which is our own verifier."""
     blocks = re.findall(r"^```sh\n(.*?)^```$", (bundle / "README.md").read_text("utf-8"), re.MULTILINE | re.DOTALL)
-    return [line for block in blocks[:-1] for line in block.strip().splitlines()]
+    return [block.strip() for block in blocks[:-1]]
 
 
 def unpack(archive: Path, folder: Path) -> None:
@@ -81,7 +81,7 @@ def _terminal(arguments: list[str]) -> None:
 def _record(home: Path, url: str, seconds: int, report: Report) -> str:
     argv = [sys.executable, "-m", "services.terminal", "record", "--home", str(home), "--source", "demo"]
     argv += ["--seconds", str(seconds), "--segment-seconds", "1", "--progress", "json"]
-    sealed, recording = 0, ""
+    sealed, recording, causes = 0, "", list[str]()
     with subprocess.Popen(
         argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
@@ -94,6 +94,8 @@ def _record(home: Path, url: str, seconds: int, report: Report) -> str:
                 elif kind == "sealed" and event["sequence"] > 0:
                     sealed += 1
                     _bar(sealed, seconds, event["ms"])
+                elif kind == "error":
+                    causes.append(event["reason"])
         except BaseException:
             process.terminate()
             raise
@@ -102,7 +104,9 @@ def _record(home: Path, url: str, seconds: int, report: Report) -> str:
                 print(flush=True)
         trouble = process.stderr.read() if process.stderr else ""
     if process.returncode or not recording:
-        raise LocalError((trouble.strip().splitlines() or ["终端没有完成录制。"])[-1])
+        # The first thing that went wrong is the cause; what follows from it comes after.
+        causes += trouble.strip().splitlines()[-1:]
+        raise LocalError((causes or ["终端没有完成录制。"])[0])
     return recording
 
 
@@ -162,7 +166,8 @@ def _verify(home: Path, bundle: Path, report: Report) -> None:
     _show([*argv, *(part for path in trusted for part in ("--trust", str(path)))], bundle, report)
     report("     系统自带的工具，命令取自证据包内的 README.md：")
     for command in stock_commands(bundle):
-        report(f"       $ {command if len(command) < 150 else command[:147] + '…'}")
+        first, *more = command.splitlines()
+        report(f"       $ {first}{' …' if more else ''}")
         _show(["sh", "-c", command], bundle, report)
 
 

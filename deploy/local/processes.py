@@ -45,6 +45,8 @@ def plainly(path: Path) -> Iterator[None]:
         where = e.filename or path
         if e.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise LocalError(f"磁盘空间不足,无法写入 {where}。请清理磁盘或用 --data 指定别的目录。") from e
+        if e.errno == errno.EFBIG:
+            raise LocalError(f"系统限制了文件大小(ulimit -f),无法写入 {where}。请放宽限制后再试。") from e
         if e.errno in {errno.EACCES, errno.EPERM}:
             raise LocalError(f"没有访问 {where} 的权限。请检查目录权限或用 --data 指定别的目录。") from e
         if e.errno == errno.EROFS:
@@ -57,13 +59,19 @@ def plainly(path: Path) -> Iterator[None]:
 
 
 def say_why(log: str, otherwise: str) -> LocalError:
-    """The `LocalError` for a program that failed and left these last lines in its log."""
+    """The `LocalError` for a program that failed and left these last lines in its log.
+
+    `otherwise` may end with those lines; where the cause is known they are left out.
+    """
+    short = otherwise.partition("\n")[0].rstrip(":")
     if "No space left on device" in log or "not enough space" in log:
-        return LocalError(f"磁盘空间不足:{otherwise}")
+        return LocalError(f"磁盘空间不足:{short}")
     if "Permission denied" in log:
-        return LocalError(f"权限不足:{otherwise}")
+        return LocalError(f"权限不足:{short}")
     if "ddress already in use" in log:
-        return LocalError(f"端口已被占用:{otherwise}")
+        return LocalError(f"端口已被占用:{short}")
+    if "File too large" in log:
+        return LocalError(f"系统限制了文件大小(ulimit -f):{short}")
     return LocalError(otherwise)
 
 

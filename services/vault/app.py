@@ -30,7 +30,7 @@ def create_app(settings: Settings) -> FastAPI:
         finally:
             await vault.stop()
 
-    app = FastAPI(title="Quancheng vault", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(title="Quancheng vault", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     api_key = base64.b64decode(settings.api_key)
     app.state.callers = {key_id(api_key): Caller("api", Ed25519PublicKey.from_public_bytes(api_key), API_VERBS)}
     http.install(app)

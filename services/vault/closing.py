@@ -3,6 +3,8 @@
 1. The closing's signature is checked against the key enrolled for the recording's source.
 2. Under the recording's row lock (commits wait): every sequence up to the count is sealed, or declared
    missing by the terminal; where several digests of one sequence lie beside each other the root decides.
+   What was sealed and the closing does not speak of (another digest, a sequence called missing or beyond the
+   count) is listed beside: a closing cannot make a sealed segment vanish.
 3. In the same transaction: manifest signed and stored, the last minute's statement and the manifest's
    statement entered in the log, the recording closed.
 4. The manifest is sealed beside the media. Repeated from the row after a crash (`seal_manifests`).
@@ -12,6 +14,7 @@ The same closing again answers the same manifest.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import itertools
 import json
@@ -38,8 +41,22 @@ from services.vault.minutes import state_segments
 from services.vault.models import Enrolment, Manifest, Recording, Segment
 from services.vault.stores.port import Store
 
-_MAX_COMBINATIONS = 4096
+_MAX_COMBINATIONS = 64
+_MAX_HASHES = 1_000_000
 _MAX_OUTSTANDING = 1000
+_LISTED = (
+    "sequence",
+    "size",
+    "sha256",
+    "media",
+    "started_at",
+    "duration_ms",
+    "monotonic_ms",
+    "asked_at",
+    "sealed_at",
+    "key",
+    "version",
+)
 
 
 class Closing(wire.Message):
@@ -74,8 +91,10 @@ class Closer:
         async with self._engine.begin() as db:
             lock = select(col(Recording.state)).where(col(Recording.id) == recording).with_for_update()
             if await db.scalar(lock) == "open":
-                rows = await _settle(db, recording, closing)
-                await self._close(db, recording, source, closing, request.closing, rows)
+                sealed = await _sealed(db, recording)
+                # In a thread: a day's recording is tens of thousands of hashes, and others are waiting.
+                chosen, beside = await asyncio.to_thread(_settle, closing, sealed)
+                await self._close(db, recording, source, closing, request.closing, chosen, beside)
         # 4. The manifest beside the media.
         self._sequencer.poke()
         await self.seal_manifests(recording)
@@ -117,6 +136,10 @@ class Closer:
                 await db.execute(update(Manifest).where(this).values(version=stored.version))
         return len(rows)
 
+    def _signed(self, payload: dict[str, Any]) -> tuple[bytes, str]:
+        envelope = wire.canonical(self._keys.envelope(wire.MANIFEST_TYPE, payload).model_dump())
+        return envelope, hashlib.sha256(envelope).hexdigest()
+
     async def _close(
         self,
         db: AsyncConnection,
@@ -125,6 +148,7 @@ class Closer:
         closing: Closing,
         envelope: wire.Envelope,
         rows: list[Any],
+        beside: list[Any],
     ) -> None:
         now, act = datetime.now(UTC), uuid7()
         payload = {
@@ -139,10 +163,10 @@ class Closer:
             "started_at": wire.rfc3339(closing.started_at),
             "ended_at": wire.rfc3339(closing.ended_at),
             "segments": [_listed(row) for row in rows],
+            "beside": [_listed_beside(row) for row in beside],
             "lock": self._store.lock,
         }
-        signed = wire.canonical(self._keys.envelope(wire.MANIFEST_TYPE, payload).model_dump())
-        sha256 = hashlib.sha256(signed).hexdigest()
+        signed, sha256 = await asyncio.to_thread(self._signed, payload)
         manifest = {
             "recording_id": recording,
             "number": 0,
@@ -157,11 +181,15 @@ class Closer:
             "act": act,
         }
         await db.execute(insert(Manifest).values(manifest))
-        unstated = select(Segment).where(col(Segment.recording_id) == recording, col(Segment.state) == "sealed")
-        await state_segments(db, await db.execute(unstated.where(col(Segment.statement_act).is_(None))))
+        await state_segments(db, [row for row in (*rows, *beside) if row.statement_act is None])
         fields = {"recording": str(recording), "number": 0, "sha256": sha256}
         await enter(db, act, statement.build("manifest", act, now, fields))
         await db.execute(update(Recording).where(col(Recording.id) == recording).values(state="closed"))
+
+
+def _listed_beside(row: Any) -> dict[str, Any]:
+    listed = _listed(row)
+    return {"of_sequence": listed.pop("sequence"), **listed}
 
 
 def _checked(envelope: wire.Envelope, recording: UUID, key_id: str, public_key: bytes) -> Closing:
@@ -176,11 +204,17 @@ def _checked(envelope: wire.Envelope, recording: UUID, key_id: str, public_key: 
     return closing
 
 
-async def _settle(db: AsyncConnection, recording: UUID, closing: Closing) -> list[Any]:
-    """The sealed segments that the closing speaks of, in order."""
-    query = select(Segment).where(col(Segment.recording_id) == recording, col(Segment.state) == "sealed")
+async def _sealed(db: AsyncConnection, recording: UUID) -> list[Any]:
+    columns = [getattr(Segment, name) for name in (*_LISTED, "recording_id", "statement_act")]
+    query = select(*columns).where(col(Segment.recording_id) == recording, col(Segment.state) == "sealed")
+    query = query.order_by(col(Segment.sequence), col(Segment.sealed_at)).with_for_update()
+    return list(await db.execute(query))
+
+
+def _settle(closing: Closing, sealed: list[Any]) -> tuple[list[Any], list[Any]]:
+    """The sealed segments that the closing speaks of, in order, and those it does not."""
     choices: dict[int, list[Any]] = defaultdict(list)
-    for row in await db.execute(query.order_by(col(Segment.sequence), col(Segment.sealed_at))):
+    for row in sealed:
         choices[row.sequence].append(row)
     missing = set(closing.missing)
     expected = [n for n in range(closing.count + len(missing)) if n not in missing]
@@ -189,25 +223,15 @@ async def _settle(db: AsyncConnection, recording: UUID, closing: Closing) -> lis
     outstanding = [{"sequence": n} for n in expected if n not in choices]
     if outstanding:
         raise errors.SegmentsOutstanding(outstanding=outstanding[:_MAX_OUTSTANDING])
-    combinations = itertools.product(*(choices[n] for n in expected))
-    for rows in itertools.islice(combinations, _MAX_COMBINATIONS):
-        leaves = (segment_leaf(row.sequence, row.sha256, row.size) for row in rows)
+    tries = max(1, min(_MAX_COMBINATIONS, _MAX_HASHES // len(expected)))
+    for chosen in itertools.islice(itertools.product(*(choices[n] for n in expected)), tries):
+        leaves = (segment_leaf(row.sequence, row.sha256, row.size) for row in chosen)
         if merkle_root(leaves).hex() == closing.root:
-            return list(rows)
+            named = {(row.sequence, row.sha256) for row in chosen}
+            return list(chosen), [row for row in sealed if (row.sequence, row.sha256) not in named]
     raise errors.BadClosing
 
 
 def _listed(row: Any) -> dict[str, Any]:
-    return {
-        "sequence": row.sequence,
-        "size": row.size,
-        "sha256": row.sha256,
-        "media": row.media,
-        "started_at": wire.rfc3339(row.started_at),
-        "duration_ms": row.duration_ms,
-        "monotonic_ms": row.monotonic_ms,
-        "received_at": wire.rfc3339(row.asked_at),
-        "sealed_at": wire.rfc3339(row.sealed_at),
-        "key": row.key,
-        "version": row.version,
-    }
+    listed = {name: getattr(row, name) for name in _LISTED}
+    return listed | {name: wire.rfc3339(listed[name]) for name in ("started_at", "asked_at", "sealed_at")}

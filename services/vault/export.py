@@ -15,7 +15,7 @@ import base64
 import hashlib
 import json
 import tarfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -55,9 +55,11 @@ class _Bag:
         self.tags[path] = hashlib.sha256(data).hexdigest()
         return self.head(path, len(data)) + data + _padding(len(data))
 
-    def last(self, path: str, data: bytes) -> bytes:
-        """The one file that no list names: it lists the others."""
-        return self.head(path, len(data)) + data + _padding(len(data)) + _ZEROS
+    def end(self, sign: Callable[[bytes], bytes]) -> bytes:
+        """The two files that no list names: the list of the others, and the vault's signature over it."""
+        listing = _list(self.tags)
+        files = ((verify.TAG_LISTING, listing), (verify.TAG_SIGNATURE, sign(listing)))
+        return b"".join(self.head(path, len(data)) + data + _padding(len(data)) for path, data in files) + _ZEROS
 
 
 class Exporter:
@@ -78,18 +80,21 @@ class Exporter:
         if logged is None:
             raise errors.NoSuchStatement
         told = json.loads(logged)
-        if told.get("kind") != "export" or told.get("recordings") != [str(r) for r in request.recordings]:
+        asked = {"recordings": [str(r) for r in request.recordings], "person": str(request.person)}
+        if told.get("kind") != "export" or {name: told.get(name) for name in asked} != asked:
             raise errors.ActDiffers
         if closed != set(request.recordings):
             raise errors.NoSuchRecording
-        manifests = await self._manifests(request.recordings)
-        for row in manifests:
+        rows = await self._closed(request.recordings)
+        for row in rows:
             await self._sequencer.settled(row.act)
-        return self._stream(request, manifests, datetime.fromisoformat(told["at"]))
+        return self._stream(request, rows, datetime.fromisoformat(told["at"]))
 
-    async def _manifests(self, recordings: list[UUID]) -> list[Any]:
+    async def _closed(self, recordings: list[UUID]) -> list[Any]:
         query: Select[*tuple[Any, ...]] = select(
-            Manifest,
+            col(Manifest.recording_id),
+            col(Manifest.media_bytes),
+            col(Manifest.act),
             col(Recording.key_id),
             col(Enrolment.public_key),
             col(Enrolment.act).label("enrolment_act"),
@@ -100,39 +105,49 @@ class Exporter:
             rows = await db.execute(query.where(col(Manifest.recording_id).in_(recordings)))
             return sorted(rows, key=lambda row: row.recording_id)
 
-    async def _stream(
-        self, request: wire.ExportRequest, manifests: list[Any], moment: datetime
-    ) -> AsyncIterator[bytes]:
+    async def _stream(self, request: wire.ExportRequest, closed: list[Any], moment: datetime) -> AsyncIterator[bytes]:
         bag = _Bag(f"quancheng-{request.act}", moment)
         # 2. One checkpoint for all proofs.
         size, checkpoint = await self._sequencer.head()
-        acts = {request.act} | {row.act for row in manifests} | {row.enrolment_act for row in manifests}
+        acts = {request.act} | {row.act for row in closed} | {row.enrolment_act for row in closed}
         yield bag.tag("bagit.txt", _BAGIT)
-        for row in manifests:
-            envelope = wire.Envelope.model_validate_json(row.envelope)
-            payload = envelope.decoded()
-            # 3. The media.
-            async for chunk in self._media(bag, row.recording_id, payload["segments"], row.media_bytes):
+        for row in closed:
+            async for chunk in self._recording(bag, row, acts):
                 yield chunk
-            # 4. What makes it verifiable.
-            folder = f"recordings/{row.recording_id}"
-            body = base64.b64decode(envelope.payload)
-            yield bag.tag(f"{folder}/manifest.dsse.json", row.envelope)
-            yield bag.tag(f"{folder}/manifest.pae", verify.pae(envelope.payloadType, body))
-            yield bag.tag(f"{folder}/manifest.sig", base64.b64decode(envelope.signatures[0].sig))
-            receipts, told = await self._receipts(row.recording_id, payload["segments"])
-            acts |= told
-            yield bag.tag(f"{folder}/receipts.jsonl", receipts)
-            yield bag.tag(f"{folder}/offsets.tsv", _offsets(payload["segments"]))
-            if f"keys/terminal-{row.key_id}.pem" not in bag.tags:
-                yield bag.tag(f"keys/terminal-{row.key_id}.pem", pem(row.public_key).encode())
         for act in sorted(acts):
             proof = await self._sequencer.proof(act, size=size, checkpoint=checkpoint)
             yield bag.tag(f"proofs/{act}.tlog-proof", proof.proof.encode())
-        for part in self._constant(bag, checkpoint, manifests, moment):
+        for part in self._constant(bag, checkpoint, moment):
             yield part
 
-    def _constant(self, bag: _Bag, checkpoint: str, manifests: list[Any], moment: datetime) -> list[bytes]:
+    async def _recording(self, bag: _Bag, row: Any, acts: set[UUID]) -> AsyncIterator[bytes]:
+        this = (col(Manifest.recording_id) == row.recording_id) & (col(Manifest.number) == 0)
+        async with self._engine.connect() as db:
+            stored: bytes = (await db.scalars(select(col(Manifest.envelope)).where(this))).one()
+        envelope = wire.Envelope.model_validate_json(stored)
+        manifest = envelope.decoded()
+        segments = manifest["segments"]
+        beside = [{**each, "sequence": each["of_sequence"]} for each in manifest["beside"]]
+        # 3. The media.
+        async for chunk in self._media(bag, f"data/{row.recording_id}.mp4", segments, row.media_bytes):
+            yield chunk
+        for each in beside:
+            path = f"data/{row.recording_id}.beside/{each['sequence']:010d}-{each['sha256']}"
+            async for chunk in self._media(bag, path, [each], each["size"]):
+                yield chunk
+        # 4. What makes it verifiable.
+        folder = f"recordings/{row.recording_id}"
+        yield bag.tag(f"{folder}/manifest.dsse.json", stored)
+        yield bag.tag(f"{folder}/manifest.pae", verify.pae(envelope.payloadType, base64.b64decode(envelope.payload)))
+        yield bag.tag(f"{folder}/manifest.sig", base64.b64decode(envelope.signatures[0].sig))
+        receipts, told = await self._receipts(row.recording_id, segments + beside)
+        acts |= told
+        yield bag.tag(f"{folder}/receipts.jsonl", receipts)
+        yield bag.tag(f"{folder}/offsets.tsv", _offsets(segments))
+        if f"keys/terminal-{row.key_id}.pem" not in bag.tags:
+            yield bag.tag(f"keys/terminal-{row.key_id}.pem", pem(row.public_key).encode())
+
+    def _constant(self, bag: _Bag, checkpoint: str, moment: datetime) -> list[bytes]:
         note = verify.parse_note(checkpoint)
         log = verify.parse_vkey(self._keys.log_vkey)
         signature = next(line.signature for line in note.signatures if line.name == log.name)
@@ -144,7 +159,7 @@ class Exporter:
             bag.tag("keys/log.pem", pem(self._keys.log_public).encode()),
             bag.tag("keys/log.vkey", self._keys.log_vkey.encode() + b"\n"),
             bag.tag("verify.py", Path(verify.__file__).read_bytes()),
-            bag.tag("README.md", self._readme(manifests).encode()),
+            bag.tag("README.md", self._readme().encode()),
             bag.tag("manifest-sha256.txt", _list(bag.payload)),
         ]
         info = {
@@ -153,13 +168,10 @@ class Exporter:
             "Payload-Oxum": f"{bag.payload_bytes}.{len(bag.payload)}",
         }
         parts.append(bag.tag("bag-info.txt", "".join(f"{k}: {v}\n" for k, v in info.items()).encode()))
-        parts.append(bag.last("tagmanifest-sha256.txt", _list(bag.tags)))
+        parts.append(bag.end(self._keys.sign_listing))
         return parts
 
-    async def _media(
-        self, bag: _Bag, recording: UUID, segments: list[dict[str, Any]], size: int
-    ) -> AsyncIterator[bytes]:
-        path = f"data/{recording}.mp4"
+    async def _media(self, bag: _Bag, path: str, segments: list[dict[str, Any]], size: int) -> AsyncIterator[bytes]:
         yield bag.head(path, size)
         whole = hashlib.sha256()
         for segment in segments:
@@ -191,29 +203,9 @@ class Exporter:
         lines = b"".join(wire.canonical(row.receipt) + b"\n" for row in ordered)
         return lines, {row.statement_act for row in ordered}
 
-    def _readme(self, manifests: list[Any]) -> str:
+    def _readme(self) -> str:
         text = _README.read_text("utf-8")
-        commands = [_commands(row.recording_id, row) for row in manifests]
-        first = str(manifests[0].recording_id)
-        return (
-            text.replace("@RECORDING@", first)
-            .replace("@COMMANDS@", "\n".join(commands))
-            .replace("@VAULT_KEY@", self._keys.receipt_key_id)
-            .replace("@LOG_KEY@", self._keys.log_vkey)
-        )
-
-
-def _commands(recording: UUID, row: Any) -> str:
-    last = wire.Envelope.model_validate_json(row.envelope).decoded()["segments"][-1]
-    offset = row.media_bytes - last["size"]
-    folder = f"recordings/{recording}"
-    return (
-        f"openssl pkeyutl -verify -pubin -inkey keys/vault.pem -rawin"
-        f" -in {folder}/manifest.pae -sigfile {folder}/manifest.sig\n"
-        f"grep -q {last['sha256']} {folder}/manifest.pae &&"
-        f" tail -c +{offset + 1} data/{recording}.mp4 | head -c {last['size']} | sha256sum |"
-        f" grep -q {last['sha256']} && echo OK"
-    )
+        return text.replace("@VAULT_KEY@", self._keys.receipt_key_id).replace("@LOG_KEY@", self._keys.log_vkey)
 
 
 def _offsets(segments: list[dict[str, Any]]) -> bytes:

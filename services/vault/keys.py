@@ -28,6 +28,7 @@ from services.vault.errors import KeyFault
 from services.vault.log.note import sign_checkpoint, vkey
 
 _RECEIPT, _LOG, _LOCAL = "receipt.pem", "log.pem", "local-store.key"
+_LOCAL_BYTES = 32
 
 
 class Keys:
@@ -52,6 +53,13 @@ class Keys:
             signatures=[Signature(keyid=self.receipt_key_id, sig=base64.b64encode(signature).decode())],
         )
 
+    def sign_listing(self, listing: bytes) -> bytes:
+        """The receipt key's raw signature over an export's list of files. What it begins with keeps it apart
+        from an envelope, whose signed bytes begin with `DSSEv1`."""
+        if listing.startswith(b"DSSE"):
+            raise ValueError("not a listing")
+        return self._receipt.sign(listing)
+
     def checkpoint(self, size: int, root: bytes) -> str:
         return sign_checkpoint(self.origin, size, root, self._log)
 
@@ -73,6 +81,8 @@ def load(folder: Path, origin: str, known: dict[str, bytes]) -> Keys:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise KeyFault(f"密钥文件夹 {folder} 无法建立：{error.strerror}。") from error
+    if folder.stat().st_mode & 0o022:
+        raise KeyFault(f"密钥文件夹 {folder} 可被其他用户改动，请改为仅本人可用（chmod 700）。")
     pairs = {
         purpose: _private(folder / name, made_before=purpose in known)
         for purpose, name in (("receipt", _RECEIPT), ("log", _LOG))
@@ -82,8 +92,11 @@ def load(folder: Path, origin: str, known: dict[str, bytes]) -> Keys:
             raise KeyFault(f"密钥文件 {folder} 中的 {purpose} 密钥与数据库登记的不是同一把，拒绝启动。")
     local = folder / _LOCAL
     if not local.exists():
-        _create(local, secrets.token_bytes(32))
-    return Keys(origin, pairs["receipt"], pairs["log"], _read(local))
+        _create(local, secrets.token_bytes(_LOCAL_BYTES))
+    local_secret = _read(local)
+    if len(local_secret) != _LOCAL_BYTES:
+        raise KeyFault(f"密钥文件 {local} 已损坏，无法读取。")
+    return Keys(origin, pairs["receipt"], pairs["log"], local_secret)
 
 
 def _private(path: Path, *, made_before: bool) -> Ed25519PrivateKey:

@@ -22,6 +22,8 @@ from services.vault.log.sequencer import enter
 from services.vault.models import Segment
 
 _BATCH = 5000
+_MARKED_AT_ONCE = 1000
+"""Two parameters a segment; PostgreSQL takes 32,767 in one statement."""
 
 
 async def state_minutes(engine: AsyncEngine, *, older_than: timedelta = timedelta(minutes=1)) -> int:
@@ -56,9 +58,11 @@ async def state_segments(db: AsyncConnection, rows: Iterable[Any]) -> int:
         told = [{"sequence": row.sequence, "sha256": row.sha256} for row in segments]
         fields = {"recording": str(recording), "segments": told}
         await enter(db, act, statement.build("segments", act, datetime.now(UTC), fields))
-        key = tuple_(col(Segment.sequence), col(Segment.sha256))
-        marked = update(Segment).where(col(Segment.recording_id) == recording)
-        marked = marked.where(key.in_([(row.sequence, row.sha256) for row in segments]))
-        await db.execute(marked.values(statement_act=act))
+        for start in range(0, len(segments), _MARKED_AT_ONCE):
+            some = segments[start : start + _MARKED_AT_ONCE]
+            key = tuple_(col(Segment.sequence), col(Segment.sha256))
+            marked = update(Segment).where(col(Segment.recording_id) == recording)
+            marked = marked.where(key.in_([(row.sequence, row.sha256) for row in some]))
+            await db.execute(marked.values(statement_act=act))
         entered += 1
     return entered

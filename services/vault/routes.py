@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import re
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Annotated, Any
 from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from fastapi import APIRouter, Depends, Path, Request, Response
+from fastapi import APIRouter, Depends, HTTPException, Path, Request, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
 from starlette.requests import ClientDisconnect
 
@@ -67,6 +69,9 @@ def allowed(verb: str) -> Callable[[Request], Coroutine[Any, Any, Vault]]:
     return check
 
 
+_TILE = re.compile(r"(?:entries|\d{1,2})/(?:x\d{3}/){0,6}\d{3}(?:\.p/\d{1,3})?", re.ASCII)
+"""The paths of C2SP tlog-tiles; no other is looked for in the store."""
+
 private = APIRouter(prefix="/v1")
 public = APIRouter(prefix="/log")
 
@@ -78,6 +83,12 @@ async def identity(vault: Annotated[Vault, Depends(allowed("identity"))]) -> wir
 
 @private.post("/enrolments")
 async def enrol(message: wire.Enrol, vault: Annotated[Vault, Depends(allowed("enrol"))]) -> wire.Appended:
+    try:
+        whole = len(base64.b64decode(message.public_key, validate=True)) == 32
+    except ValueError as error:
+        raise HTTPException(422) from error
+    if not whole:
+        raise HTTPException(422)
     return await vault.enrol(message)
 
 
@@ -123,7 +134,10 @@ async def read_tickets(
 
 @private.post("/log/statements")
 async def append(message: wire.Append, vault: Annotated[Vault, Depends(allowed("append"))]) -> wire.Appended:
-    return await vault.sequencer.append(message)
+    try:
+        return await vault.sequencer.append(message)
+    except ValueError as error:  # StatementUnfit, or a number that is none
+        raise HTTPException(422) from error
 
 
 @private.get("/log/proofs/{act}")
@@ -144,13 +158,13 @@ async def checkpoint(request: Request) -> Response:
 
 
 @public.get("/tile/{path:path}", response_class=Response)
-async def tile(request: Request, path: Annotated[str, Path(pattern=r"^[0-9a-z/.]{1,64}$")]) -> Response:
+async def tile(request: Request, path: str) -> Response:
+    if not _TILE.fullmatch(path):
+        raise errors.NoSuchStatement
     return await _published(request, f"tile/{path}", "public, max-age=31536000, immutable")
 
 
 async def _published(request: Request, path: str, caching: str) -> Response:
-    if ".." in path:
-        raise errors.NoSuchStatement
     vault: Vault = request.app.state.vault
     data = await vault.store.published(path)
     if data is None:

@@ -83,7 +83,8 @@ class Sealing:
         now = datetime.now(UTC)
         retain_until = (now + self._retention).replace(microsecond=0)
         async with self._engine.begin() as db:
-            state = await _lock(db, recording)
+            # Alone, so that what is counted beside each other here is still so when it is inserted.
+            state = await _lock(db, recording, alone=True)
             known = await _rows(db, recording, [(ask.sequence, ask.sha256) for ask in asks])
             beside = await _digests_per_sequence(db, recording, {ask.sequence for ask in asks})
             fresh: dict[tuple[int, str], dict[str, Any]] = {}
@@ -243,9 +244,9 @@ def _problem(name: wire.SegmentName, error: type[errors.VaultError]) -> wire.Ite
     return wire.ItemProblem(sequence=name.sequence, sha256=name.sha256, slug=error.slug, title=error.title)
 
 
-async def _lock(db: AsyncConnection, recording: UUID) -> str:
-    """Shared with other commits, exclusive against closing. Raises NoSuchRecording."""
-    query = select(col(Recording.state)).where(col(Recording.id) == recording).with_for_update(read=True)
+async def _lock(db: AsyncConnection, recording: UUID, *, alone: bool = False) -> str:
+    """Shared among commits unless `alone`, exclusive against closing. Raises NoSuchRecording."""
+    query = select(col(Recording.state)).where(col(Recording.id) == recording).with_for_update(read=not alone)
     state: str | None = await db.scalar(query)
     if state is None:
         raise errors.NoSuchRecording

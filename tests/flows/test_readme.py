@@ -83,7 +83,7 @@ def test_a_newcomer_sees_the_whole_job_verified(newcomer: Newcomer, store: list[
     done = newcomer.dev("run", "--once", *store, "--port", str(newcomer.port), "--seconds", "6")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "就绪 ready" in done.stdout
-    assert done.stdout.count("Signature Verified Successfully") == 2
+    assert done.stdout.count("Signature Verified Successfully") == 3
     assert "✓ 全部核验通过" in done.stdout
 
 

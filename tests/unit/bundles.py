@@ -60,6 +60,8 @@ class Maker:
     recordings: int = 1
     sizes: tuple[int, ...] = SIZES
     missing: tuple[int, ...] = ()
+    beside: tuple[int, ...] = ()
+    """Sizes of segments that were sealed under sequence 1 and that the closing does not speak of."""
     others: int = 300
     """Entries of others that come before ours in the log."""
 
@@ -83,8 +85,13 @@ class Maker:
         write(root, "bag-info.txt", "Bagging-Date: 2026-11-23\n")
         write(root, "README.md", "# 如何验证 / How to verify\n")
         shutil.copyfile(verify.__file__, root / "verify.py")
-        relist(root)
+        self.list_and_sign(root)
         return root
+
+    def list_and_sign(self, root: Path) -> None:
+        """The listings, and the vault's signature over them, as only the vault can."""
+        relist(root)
+        write(root, verify.TAG_SIGNATURE, self.vault.sign((root / verify.TAG_LISTING).read_bytes()))
 
     @property
     def trusted(self) -> dict[str, Ed25519PublicKey]:
@@ -119,9 +126,10 @@ class Maker:
             lock = {"lock": "compliance", "retain_until": "2027-11-23T00:00:00.000Z"}
             receipt = {**common, "recording": id_, "asked_at": TIME, "store": {**stored, **lock}}
             receipts.append(self.envelope("receipt", receipt, self.vault))
-            segments.append({**common, **stored, "received_at": TIME})
+            segments.append({**common, **stored, "asked_at": TIME})
             offsets.append(f"{sequence}\t{len(media)}\t{size}\t{digest}")
             media += body
+        beside = [self._beside(root, id_, size, receipts) for size in self.beside]
         leaves = [f"{s['sequence']} {s['sha256']} {s['size']}\n".encode() for s in segments]
         told = {
             "recording": id_,
@@ -138,6 +146,7 @@ class Maker:
             "closed_by": "terminal",
             "closing": self.envelope("closing", {**told, "interrupted": False}, self.terminal),
             "segments": segments,
+            "beside": beside,
             "lock": "compliance",
         }
         envelope = self.envelope("manifest", manifest, self.vault)
@@ -149,10 +158,23 @@ class Maker:
         write(root, f"{folder}/receipts.jsonl", b"".join(canonical(one) + b"\n" for one in receipts))
         write(root, f"{folder}/offsets.tsv", "\n".join(offsets) + "\n")
         names = [{"sequence": s["sequence"], "sha256": s["sha256"]} for s in segments]
+        names += [{"sequence": 1, "sha256": one["sha256"]} for one in beside]
         self._state("segments", {"recording": id_, "segments": names[:2]})
         self._state("segments", {"recording": id_, "segments": names[2:]})
         digest = hashlib.sha256(canonical(envelope)).hexdigest()
         self._state("manifest", {"recording": id_, "number": 0, "sha256": digest})
+
+    def _beside(self, root: Path, id_: str, size: int, receipts: list[Json]) -> Json:
+        body = self.dice.randbytes(size)
+        digest = hashlib.sha256(body).hexdigest()
+        times = {"started_at": TIME, "duration_ms": 1000, "monotonic_ms": 1000, "asked_at": TIME, "sealed_at": TIME}
+        common = {"sha256": digest, "size": size, "media": "media", **times}
+        stored = {"key": f"recordings/{id_}/1-{digest}", "version": str(uuid.UUID(int=size))}
+        store = {**stored, "lock": "compliance", "retain_until": "2027-11-23T00:00:00.000Z"}
+        receipt = {**common, "recording": id_, "sequence": 1, "store": store}
+        receipts.append(self.envelope("receipt", receipt, self.vault))
+        write(root, f"data/{id_}.beside/{1:010d}-{digest}", body)
+        return {**common, **stored, "of_sequence": 1}
 
     def _state(self, kind: str, fields: Json) -> None:
         act = uuid.UUID(int=0x7000_8000_0000_0000_0000 + len(self.statements))
@@ -197,9 +219,9 @@ def relist(root: Path) -> None:
     (root / "tagmanifest-sha256.txt").unlink(missing_ok=True)
     (root / "manifest-sha256.txt").unlink(missing_ok=True)
     files = sorted(path for path in root.rglob("*") if path.is_file())
-    media = [path for path in files if path.parent.name == "data"]
+    media = [path for path in files if path.relative_to(root).parts[0] == "data"]
     write(root, "manifest-sha256.txt", listing(root, media))
-    tags = [path for path in files if path not in media]
+    tags = [path for path in files if path not in media and path.name != verify.TAG_SIGNATURE]
     write(root, "tagmanifest-sha256.txt", listing(root, [*tags, root / "manifest-sha256.txt"]))
 
 

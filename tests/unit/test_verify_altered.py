@@ -318,3 +318,26 @@ def test_a_key_of_another_kind_is_unreadable(bundle: Path) -> None:
     write(bundle, "keys/vault.pem", key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
     relist(bundle)
     refused(verify.verify_bundle(bundle), 4, "keys/vault.pem")
+
+
+@pytest.mark.parametrize("name", ["README.md", "verify.py", "bag-info.txt"])
+def test_files_that_explain_cannot_be_exchanged_even_if_listed_anew(bundle: Path, maker: Maker, name: str) -> None:
+    edited(name, lambda data: data + b"\n")(bundle)
+    relist(bundle)
+    refused(verify.verify_bundle(bundle, maker.trusted), 1, "tagmanifest-sha256.txt")
+
+
+def test_segments_sealed_beside_a_recording_are_enclosed_and_checked(tmp_path: Path) -> None:
+    maker = Maker(beside=(700, 900))
+    bundle = maker.make(tmp_path / "beside")
+    report = verify.verify_bundle(bundle, maker.trusted)
+    assert report.code == 0, report
+    assert any("另有 2 个已封存片段" in chinese for _, chinese, _ in report.steps)
+    extra = one(bundle, "data/*.beside/*")
+    name = extra.relative_to(bundle).as_posix()
+    edited(name, flip_last)(bundle)
+    refused(verify.verify_bundle(bundle, maker.trusted), 1, name)
+    extra.unlink()
+    refused(verify.verify_bundle(bundle, maker.trusted), 2, name)
+    relist(bundle)
+    refused(verify.verify_bundle(bundle, maker.trusted), 2, name)

@@ -49,7 +49,7 @@ LIES: list[tuple[str, Callable[[Json], None], int, str]] = [
     ("manifest", in_segment("size", 0), 4, MANIFEST),
     ("manifest", in_segment("size", 2001), 1, MANIFEST),
     ("manifest", in_segment("started_at", "2020-01-01T00:00:00.000Z"), 1, RECEIPTS),
-    ("manifest", in_segment("received_at", "2020-01-01T00:00:00.000Z"), 1, RECEIPTS),
+    ("manifest", in_segment("asked_at", "2020-01-01T00:00:00.000Z"), 1, RECEIPTS),
     ("manifest", in_segment("version", "another"), 1, RECEIPTS),
     ("closing", setting("recording", "0193570c-0000-7000-8000-00000000ffff"), 1, MANIFEST),
     ("closing", setting("count", 5), 1, MANIFEST),

@@ -90,17 +90,24 @@ def install(app: FastAPI) -> None:
 
 
 class _TooLarge(Exception):
-    pass
+    """The body passed its limit. Whoever catches it on the way, the answer is 413."""
 
 
 class BodyLimit:
     """Refuses a body over its limit: by Content-Length before a byte is read, else at the byte that passes it.
 
-    `limit_of(method, path)` is bytes, or None where the handler streams and limits for itself.
+    `limit_of(method, path)` is bytes, or None where the handler streams and limits for itself; `refuse` gives
+    the answer for a status.
     """
 
-    def __init__(self, app: Asgi, limit_of: Callable[[str, str], int | None]):
+    def __init__(
+        self,
+        app: Asgi,
+        limit_of: Callable[[str, str], int | None],
+        refuse: Callable[[Scope, int], Response] | None = None,
+    ):
         self._app, self._limit_of = app, limit_of
+        self._refuse = refuse or (lambda _, status: status_problem(status))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         limit = self._limit_of(scope["method"], scope["path"]) if scope["type"] == "http" else None
@@ -109,26 +116,30 @@ class BodyLimit:
             return
         declared = next((v for k, v in scope["headers"] if k == b"content-length"), b"0")
         if not declared.isdigit() or int(declared) > limit:
-            await status_problem(413 if declared.isdigit() else 400)(scope, receive, send)
+            await self._refuse(scope, 413 if declared.isdigit() else 400)(scope, receive, send)
             return
-        got, started = 0, False
+        got, started, passed = 0, False, False
 
         async def counted() -> MutableMapping[str, Any]:
-            nonlocal got
+            nonlocal got, passed
             message = await receive()
             got += len(message.get("body", b""))
             if got > limit:
+                passed = True
                 raise _TooLarge
             return message
 
         async def watched(message: MutableMapping[str, Any]) -> None:
             nonlocal started
-            started = True
-            await send(message)
+            # A framework that takes every failure to read for a bad request is not believed.
+            if started or not passed:
+                started = True
+                await send(message)
 
         try:
             await self._app(scope, counted, watched)
         except _TooLarge:
             if started:
                 raise
-            await status_problem(413)(scope, receive, send)
+        if passed and not started:
+            await self._refuse(scope, 413)(scope, receive, send)

@@ -13,11 +13,14 @@ numbers are repeated in the code and in what is printed:
 3. *Checkpoint* (C2SP signed-note, tlog-checkpoint): signed by the log's key.
 4. *Manifests* (DSSE), for each recording: signed by the vault; the raw copies for openssl are the same bytes;
    the closing inside is signed by the terminal; count, missing segments and Merkle root (RFC 6962) recomputed
-   from the listed segments are those the terminal signed; `offsets.tsv` agrees.
+   from the listed segments are those the terminal signed; `offsets.tsv` agrees. Segments that were sealed
+   and that the closing does not speak of are listed *beside*, enclosed, and checked like the others.
 5. *Receipts* (DSSE): one for each segment, signed by the vault, saying what the manifest says.
 6. *Proofs* (C2SP tlog-proof): each statement is in the log of this very checkpoint; among them are those of
    each manifest, of every segment, of each terminal's enrolment and of the export itself.
 7. *Media*: every byte is hashed, as a file for the bag and segment by segment for the manifest.
+8. *Listing*: the vault's key signed the list of all other files, so that none of them was exchanged, the
+   README and this program among them.
 
 Without `--trust` the keys in the export are used, which shows only that the export agrees with itself.
 Exit codes: 0 verified, 1 altered, 2 incomplete, 3 not trusted, 4 cannot be read, 6 `cryptography` is missing,
@@ -61,13 +64,14 @@ RECEIPT_TYPE = "application/vnd.quancheng.receipt.v1+json"
 CLOSING_TYPE = "application/vnd.quancheng.closing.v1+json"
 MANIFEST_TYPE = "application/vnd.quancheng.manifest.v1+json"
 PROOF_HEADER = "c2sp.org/tlog-proof@v1"
+TAG_LISTING, TAG_SIGNATURE = "tagmanifest-sha256.txt", "tagmanifest-sha256.sig"
 OFFSETS_HEADER = "sequence\toffset\tsize\tsha256\n"
 REPEATED = (
     "media",
     "started_at",
     "duration_ms",
     "monotonic_ms",
-    "received_at",
+    "asked_at",
     "sealed_at",
     "key",
     "version",
@@ -87,7 +91,8 @@ FIXED = (
 EACH = ("manifest.dsse.json", "manifest.pae", "manifest.sig", "receipts.jsonl", "offsets.tsv")
 LAYOUT = re.compile(
     rf"{'|'.join(map(re.escape, FIXED))}|keys/terminal-[0-9a-f]{{64}}\.pem|proofs/{UUID}\.tlog-proof"
-    rf"|data/{UUID}\.mp4|recordings/{UUID}/({'|'.join(map(re.escape, EACH))})"
+    rf"|data/{UUID}\.mp4|data/{UUID}\.beside/[0-9]{{10}}-[0-9a-f]{{64}}"
+    rf"|recordings/{UUID}/({'|'.join(map(re.escape, EACH))})"
 )
 
 
@@ -531,6 +536,7 @@ class _Recording:
     manifest: Json
     manifest_sha256: str
     segments: list[Json]
+    beside: list[Json]
 
 
 def verify_bundle(
@@ -563,13 +569,17 @@ def verify_bundle(
         note, checkpoint = _check_checkpoint(root, vkey)
         done(3, "checkpoint", origin=checkpoint.origin, size=checkpoint.size)
         # 4. Manifests.
-        report.recordings = sorted(name[5:-4] for name in payload)
+        report.recordings = sorted(name[5:-4] for name in payload if name.endswith(".mp4"))
         recordings = [_check_manifest(root, id_, vault, terminals) for id_ in report.recordings]
         for identity in sorted(set(terminals) - {one.manifest["source"]["key_id"] for one in recordings}):
             raise Altered("unused-key", f"keys/terminal-{identity}.pem")
         report.segments = sum(len(one.segments) for one in recordings)
         report.size = sum(segment["size"] for one in recordings for segment in one.segments)
         done(4, "manifests", recordings=len(recordings), segments=report.segments)
+        beside = {f"data/{one.id}.beside/{_name(each)}": each for one in recordings for each in one.beside}
+        _same_files("manifest-sha256.txt", beside, [name for name in payload if not name.endswith(".mp4")])
+        if beside:
+            done(4, "beside", segments=len(beside))
         # 5. Receipts.
         for one in recordings:
             _check_receipts(root, one, vault)
@@ -587,7 +597,14 @@ def verify_bundle(
                     job.result()
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
+        for name, segment in beside.items():
+            _check_beside(root, name, segment, payload[name])
         done(7, "media", size=report.size)
+        # 8. Listing.
+        with within(TAG_LISTING):
+            for key in vault.values():
+                check_signature(key, _read(root, TAG_SIGNATURE), _read(root, TAG_LISTING))
+        done(8, "listing")
         verdict = SENTENCES["verified" if report.trusted else "consistent"]
         report.chinese, report.english = (f"{verdict[0]}。", f"{verdict[1]}.")
     except VerificationError as error:
@@ -666,7 +683,7 @@ def _check_bag(root: Path) -> tuple[list[str], dict[str, str]]:
     _same_files(
         "tagmanifest-sha256.txt",
         tags,
-        [f for f in found if not f.startswith("data/") and f != "tagmanifest-sha256.txt"],
+        [f for f in found if not f.startswith("data/") and f not in (TAG_LISTING, TAG_SIGNATURE)],
     )
     for name, digest in tags.items():
         if hashlib.sha256(_read(root, name)).hexdigest() != digest:
@@ -675,17 +692,19 @@ def _check_bag(root: Path) -> tuple[list[str], dict[str, str]]:
     _same_files("manifest-sha256.txt", payload, [f for f in found if f.startswith("data/")])
     if _read(root, "bagit.txt") != b"BagIt-Version: 1.0\nTag-File-Character-Encoding: UTF-8\n":
         raise Unreadable("not-a-bag", "bagit.txt")
-    ids = {name.split("/")[1].removesuffix(".mp4") for name in found if name.startswith(("recordings/", "data/"))}
+    inside = (name.split("/")[1] for name in found if name.startswith(("recordings/", "data/")))
+    ids = {name.removesuffix(".mp4").removesuffix(".beside") for name in inside}
     if not ids:
         raise Incomplete("no-recording", "recordings")
     needed = [
+        TAG_SIGNATURE,
         *FIXED,
         *(f"data/{id_}.mp4" for id_ in ids),
         *(f"recordings/{i}/{name}" for i in ids for name in EACH),
     ]
     for name in sorted(set(needed) - set(found)):
         raise Incomplete("missing", name)
-    return [name for name in found if name != "tagmanifest-sha256.txt"], payload
+    return [name for name in found if name not in (TAG_LISTING, TAG_SIGNATURE)], payload
 
 
 def _same_files(listing: str, listed: Iterable[str], found: Iterable[str]) -> None:
@@ -750,7 +769,14 @@ def _check_manifest(
         if signer not in terminals:
             raise Incomplete("no-terminal-key", name=signer)
         closing = verify_envelope(take(manifest, "closing", dict), {signer: terminals[signer]}, CLOSING_TYPE)
+        beside = [{**one, "sequence": take(one, "of_sequence", int)} for one in items(manifest, "beside", dict)]
+        for one in beside:
+            if not 0 <= one["sequence"] < 1 << 31 or not HEX.fullmatch(take(one, "sha256", str)):
+                raise Unreadable("bad-segment", before=one["sequence"])
         root_hash = merkle_root(segment_leaf(s["sequence"], s["sha256"], s["size"]) for s in segments).hex()
+        for name in ("started_at", "ended_at"):
+            if take(manifest, name, str) != take(closing, name, str):
+                raise Altered("count", name=name)
         for name, computed in (("recording", id_), ("count", len(segments)), ("root", root_hash)):
             for signed in (manifest, closing):
                 if take(signed, name, type(computed)) != computed:
@@ -772,7 +798,11 @@ def _check_manifest(
         offset += segment["size"]
     if _read(root, f"{folder}/offsets.tsv") != "".join(lines).encode():
         raise Altered("offsets", f"{folder}/offsets.tsv")
-    return _Recording(id_, manifest, hashlib.sha256(data).hexdigest(), segments)
+    return _Recording(id_, manifest, hashlib.sha256(data).hexdigest(), segments, beside)
+
+
+def _name(segment: Json) -> str:
+    return f"{segment['sequence']:010d}-{segment['sha256']}"
 
 
 def _segments(manifest: Json) -> list[Json]:
@@ -795,7 +825,8 @@ def _check_receipts(root: Path, recording: _Recording, vault: dict[str, Ed25519P
     """Step 5 for one recording."""
     name = f"recordings/{recording.id}/receipts.jsonl"
     lines = _lines(root, name)
-    for segment, line in zip(recording.segments, lines):  # noqa: B905 - counts are compared below
+    segments = recording.segments + recording.beside
+    for segment, line in zip(segments, lines):  # noqa: B905 - counts are compared below
         with within(name):
             sequence = segment["sequence"]
             receipt = verify_receipt(
@@ -804,18 +835,18 @@ def _check_receipts(root: Path, recording: _Recording, vault: dict[str, Ed25519P
                 recording=recording.id,
                 sequence=sequence,
                 sha256=segment["sha256"],
-                size=segment["size"],
+                size=take(segment, "size", int),
             )
             store = take(receipt, "store", dict)
-            said = {**receipt, **store, "received_at": receipt.get("asked_at")}
+            said = {**receipt, **store}
             for member in REPEATED:
                 if said.get(member) != segment.get(member):
                     raise Altered("receipt-differs", name=member, sequence=sequence)
             if recording.manifest.get("lock") == "compliance" != store.get("lock"):
                 raise Altered("unlocked", sequence=sequence)
-    if len(lines) < len(recording.segments):
-        raise Incomplete("no-receipt", name, sequence=recording.segments[len(lines)]["sequence"])
-    if len(lines) > len(recording.segments):
+    if len(lines) < len(segments):
+        raise Incomplete("no-receipt", name, sequence=segments[len(lines)]["sequence"])
+    if len(lines) > len(segments):
         raise Altered("more-receipts", name)
 
 
@@ -856,7 +887,7 @@ def _check_statements(
             raise Incomplete("no-manifest-proof", subject)
         if digests != {recording.manifest_sha256}:
             raise Altered("other-manifest", subject)
-        for segment in recording.segments:
+        for segment in recording.segments + recording.beside:
             if (recording.id, segment["sequence"], segment["sha256"]) not in logged:
                 raise Incomplete("no-segment-proof", subject, sequence=segment["sequence"])
         source = recording.manifest["source"]
@@ -895,6 +926,19 @@ def _check_media(root: Path, recording: _Recording, listed: str) -> None:
         raise Altered("digest", name, listing="manifest-sha256.txt")
 
 
+def _check_beside(root: Path, name: str, segment: Json, listed: str) -> None:
+    """Step 7 for one segment beside a recording: a file of its own."""
+    whole, size = hashlib.sha256(), 0
+    with open(root / name, "rb") as file:
+        while chunk := file.read(CHUNK):
+            whole.update(chunk)
+            size += len(chunk)
+    if (whole.hexdigest(), size) != (segment["sha256"], segment["size"]):
+        raise Altered("segment", name, sequence=segment["sequence"])
+    if segment["sha256"] != listed:
+        raise Altered("digest", name, listing="manifest-sha256.txt")
+
+
 # --- What it says ------------------------------------------------------------------------------
 
 # Each sentence a person may read, in Chinese and English; the slugs are for programs.
@@ -907,7 +951,7 @@ SENTENCES = {
     "bad-signature-line": ("签名格式不对", "a signature is malformed"),
     "no-trusted-signature": ("没有可信密钥的签名", "it bears no signature by a trusted key"),
     "wrong-type": ("类型不是 {kind}", "the payload type is not {kind}"),
-    "receipt-of-other": ("回执的 {name} 与片段不符", "{name} in the receipt is not the segment's"),
+    "receipt-of-other": ("凭证的 {name} 与片段不符", "{name} in the receipt is not the segment's"),
     "not-included": ("日志包含证明不成立", "the inclusion proof does not hold"),
     "not-consistent": ("日志一致性证明不成立", "the consistency proof does not hold"),
     "not-a-vkey": ("不是有效的 Ed25519 vkey", "not a valid Ed25519 verifier key"),
@@ -949,8 +993,8 @@ SENTENCES = {
         "{name} of segment {sequence} is not the manifest's",
     ),
     "unlocked": ("片段 {sequence} 并未锁定", "segment {sequence} is not locked as the manifest says"),
-    "no-receipt": ("缺少片段 {sequence} 的回执", "no receipt for segment {sequence}"),
-    "more-receipts": ("回执多于片段", "more receipts than segments"),
+    "no-receipt": ("缺少片段 {sequence} 的凭证", "no receipt for segment {sequence}"),
+    "more-receipts": ("凭证多于片段", "more receipts than segments"),
     "other-checkpoint": ("所附检查点与材料的不同", "its checkpoint is not the one of the export"),
     "proof-name": ("文件名与所证事项不符", "its name is not the act it proves"),
     "no-manifest-proof": ("缺少清单的日志证明", "the log proof of the manifest is missing"),
@@ -977,8 +1021,12 @@ SENTENCES = {
         "清单签名有效：{recordings} 条记录，{segments} 个片段，默克尔根与终端所签一致",
         "manifests: {recordings} recordings, {segments} segments, well signed, roots as the terminals signed",
     ),
+    "beside": (
+        "另有 {segments} 个已封存片段未列入终端的关闭声明，一并附上并核验",
+        "beside: {segments} more sealed segments that the closing does not speak of are enclosed and checked",
+    ),
     "receipts": (
-        "回执签名有效：{segments} 份，与清单一致",
+        "凭证签名有效：{segments} 份，与清单一致",
         "receipts: {segments}, well signed, as the manifests say",
     ),
     "proofs": (
@@ -986,6 +1034,10 @@ SENTENCES = {
         "proofs: {proofs} hold; manifests, segments, enrolments and this export are in the log",
     ),
     "media": ("音像逐字节相符：{size} 字节", "media: all {size} bytes agree"),
+    "listing": (
+        "文件列表由证据库签名：说明文件和本程序也未被替换",
+        "listing: signed by the vault; no other file, this program included, was exchanged",
+    ),
     "verified": (
         "验证通过：材料完整、未被改动，签名出自可信密钥",
         "Verified: complete, unaltered, signed by the trusted keys",

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
 MAX_SEGMENT_BYTES = 64 * 1024 * 1024
 MAX_ITEMS = 64
@@ -35,6 +35,9 @@ Slug = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{1,63}$")]
 
 
 def _to_utc_milliseconds(value: datetime) -> datetime:
+    # A clock may be wrong by years; by centuries it is no clock, and the calendar's ends do not compute.
+    if not 1970 <= value.year <= 2200:
+        raise ValueError("a time between 1970 and 2200")
     value = value.astimezone(UTC)
     return value.replace(microsecond=value.microsecond // 1000 * 1000)
 
@@ -79,7 +82,7 @@ class Envelope(Message):
     """A DSSE envelope (secure-systems-lab/dsse v1)."""
 
     payloadType: Annotated[str, StringConstraints(max_length=128)]
-    payload: Annotated[str, StringConstraints(max_length=MAX_CLOSING_BYTES)]
+    payload: str
     signatures: Annotated[list[Signature], Field(min_length=1, max_length=8)]
 
     def decoded(self) -> dict[str, Any]:
@@ -168,6 +171,13 @@ class CloseRecording(Message):
 
     closing: Envelope
 
+    @field_validator("closing")
+    @classmethod
+    def _bounded(cls, closing: Envelope) -> Envelope:
+        if len(closing.payload) > MAX_CLOSING_BYTES:
+            raise ValueError(f"at most {MAX_CLOSING_BYTES} characters")
+        return closing
+
 
 class ClosedRecording(Message):
     recording: UUID
@@ -241,4 +251,3 @@ class ExportRequest(Message):
     act: UUID
     recordings: Annotated[list[UUID], Field(min_length=1, max_length=1000)]
     person: UUID
-    purpose: Annotated[str, StringConstraints(max_length=64)]

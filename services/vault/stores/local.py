@@ -107,7 +107,7 @@ class LocalStore:
     async def published(self, path: str) -> bytes | None:
         try:
             return await asyncio.to_thread((self._log / path).read_bytes)
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             return None
 
     # The ticket contract, served by the vault at MOUNT.
@@ -136,7 +136,8 @@ class LocalStore:
             rf"{_SCHEME} Expires=(\d{{1,12}}),SignedHeaders=([a-z0-9;-]+),Signature=([0-9a-f]{{64}})",
             headers.get("authorization", ""),
         )
-        if method not in ("PUT", "GET") or match is None or len(headers) != len(pairs):
+        unsigned = bool(scope.get("query_string")) or len(headers) != len(pairs)
+        if method not in ("PUT", "GET") or match is None or unsigned:
             raise _Refused(403, "ticket-invalid", "上传凭单无效。")
         expires, names, signature = int(match[1]), match[2].split(";"), match[3]
         if any(name not in names for name in headers if name.startswith(("x-amz-", "x-quancheng-"))):
@@ -175,6 +176,8 @@ class LocalStore:
                         raise _Refused(400, "cut-off", "上传连接中断。")
                     body, more = message.get("body", b""), message.get("more_body", False)
                     got += len(body)
+                    if got > size:
+                        raise _Refused(400, "checksum-mismatch", "内容比凭单登记的长，未予保存。")
                     batch.append(body)
                     if sum(map(len, batch)) >= _BATCH or not more:
                         await asyncio.to_thread(_write, file, batch, digest)

@@ -30,6 +30,9 @@ from services.vault.stores.port import GetTicket, PutTicket, StoredObject
 _UNSIGNED = "UNSIGNED-PAYLOAD"
 _EMPTY = hashlib.sha256(b"").hexdigest()
 _CHUNK = 256 * 1024
+_NO_EXTRACT = {"x-amz-meta-snowball-auto-extract": "false"}
+"""MinIO unpacks a tar that is put with this header set to true, into any keys of the bucket, and the header
+need not be signed to be obeyed. Signed as false it cannot be set."""
 MAX_DRIFT = timedelta(seconds=5)
 
 
@@ -57,11 +60,14 @@ class S3Store:
     async def start(self) -> None:
         """Versioning and Object Lock are on, and vault and store agree on the time within `MAX_DRIFT`."""
         asked = datetime.now(UTC)
-        versioning = await self._keep_call("GET", self._evidence, "", "versioning=")
+        versioning = await self._keep_call("GET", self._evidence, "", "versioning=", absent_is_none=True)
         answered = datetime.now(UTC)
+        if versioning.status_code == 404:
+            raise StoreUnfit(f"存储桶 {self._evidence} 不存在，拒绝启动。")
         if b"<Status>Enabled</Status>" not in versioning.content:
             raise StoreUnfit(f"存储桶 {self._evidence} 未启用版本控制，拒绝启动。")
-        locking = await self._keep_call("GET", self._evidence, "", "object-lock=")
+        # Where no bucket ever had a lock configuration the store answers 404.
+        locking = await self._keep_call("GET", self._evidence, "", "object-lock=", absent_is_none=True)
         if b"<ObjectLockEnabled>Enabled</ObjectLockEnabled>" not in locking.content:
             raise StoreUnfit(f"存储桶 {self._evidence} 未启用对象锁定（Object Lock），拒绝启动。")
         store_clock = datetime.strptime(versioning.headers["date"], "%a, %d %b %Y %H:%M:%S GMT").replace(tzinfo=UTC)
@@ -79,6 +85,7 @@ class S3Store:
             "x-amz-checksum-sha256": base64.b64encode(bytes.fromhex(sha256)).decode(),
             "x-amz-object-lock-mode": "COMPLIANCE",
             "x-amz-object-lock-retain-until-date": _store_time(retain_until),
+            **_NO_EXTRACT,
         }
         url = self._url(self._evidence, key)
         signed = self._signed("PUT", url, headers, self._put, _UNSIGNED, now)
