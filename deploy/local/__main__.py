@@ -75,12 +75,6 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _length(text: str) -> int:
-    if not text.isdigit() or not 3 <= int(text) <= 600:
-        raise argparse.ArgumentTypeError("秒数应为 3 到 600 的整数")
-    return int(text)
-
-
 def _as_interrupt(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 

@@ -78,9 +78,13 @@ def load(folder: Path, origin: str, known: dict[str, bytes]) -> Keys:
     """Read the keys, making those that never were. `known` maps purpose ("receipt", "log") to the public
     key that the database has on record. Raises KeyFault with one clear sentence."""
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return _load(folder, origin, known)
     except OSError as error:
-        raise KeyFault(f"密钥文件夹 {folder} 无法建立：{error.strerror}。") from error
+        raise KeyFault(f"密钥文件夹 {folder} 无法使用：{error.strerror}。") from error
+
+
+def _load(folder: Path, origin: str, known: dict[str, bytes]) -> Keys:
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if folder.stat().st_mode & 0o022:
         raise KeyFault(f"密钥文件夹 {folder} 可被其他用户改动，请改为仅本人可用（chmod 700）。")
     pairs = {
@@ -131,9 +135,6 @@ def _create(path: Path, content: bytes) -> None:
 
 
 def _read(path: Path) -> bytes:
-    try:
-        if path.stat().st_mode & 0o077:
-            raise KeyFault(f"密钥文件 {path} 对其他用户开放，请改为仅本人可读（chmod 600）。")
-        return path.read_bytes()
-    except OSError as error:
-        raise KeyFault(f"密钥文件 {path} 无法读取：{error.strerror}。") from error
+    if path.stat().st_mode & 0o077:
+        raise KeyFault(f"密钥文件 {path} 对其他用户开放，请改为仅本人可读（chmod 600）。")
+    return path.read_bytes()

@@ -120,7 +120,9 @@ class Sealing:
             return sealed_segment(row)
         if state == "closed":
             return _problem(ask, errors.RecordingClosed)
-        ticket = self._store.put_ticket(row.key, row.sha256, row.size, row.retain_until, now)
+        # Asked again much later, the lock still reaches as far ahead as it should.
+        retain_until = max(row.retain_until, (now + self._retention).replace(microsecond=0))
+        ticket = self._store.put_ticket(row.key, row.sha256, row.size, retain_until, now)
         return wire.Ticket(
             sequence=ask.sequence,
             sha256=ask.sha256,
@@ -224,7 +226,8 @@ def sealed_segment(row: Row[Any]) -> wire.SealedSegment:
 
 
 def _fits(row: Row[Any], stored: StoredObject, lock: wire.Lock) -> bool:
-    locked = lock == "none" or stored.retain_until == row.retain_until
+    until = stored.retain_until
+    locked = lock == "none" or (until is not None and until >= max(row.retain_until, datetime.now(UTC)))
     same = (stored.size, stored.sha256, stored.lock) == (row.size, row.sha256, lock)
     return same and locked and bool(stored.version)
 

@@ -173,3 +173,8 @@ async def _found_log(db: AsyncConnection, own: Keys) -> None:
                 "public_key": base64.b64encode(public).decode(),
             }
             await enter(db, act, statement.build("key", act, now, fields))
+    recorded = {row.purpose: row.public_key for row in await db.execute(select(KeyRecord))}
+    if recorded != {"receipt": own.receipt_public, "log": own.log_public}:
+        raise errors.KeyFault(
+            "另一个证据库进程刚以别的密钥登记了自己；同一数据库的各进程须使用同一密钥文件夹，拒绝启动。"
+        )

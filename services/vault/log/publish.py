@@ -39,6 +39,10 @@ class Publisher:
         """Refuse to run on a database older than, or forked from, what has been published."""
         note = await self._store.published(CHECKPOINT)
         if note is None:
+            async with self._engine.connect() as db:
+                done = await db.scalar(select(col(LogHead.published_size)))
+            if done:
+                raise HistoryLost("日志曾经公布，而存储中没有检查点：日志存储桶被清空或配置有误，拒绝启动。")
             return
         try:
             published = verify_note(note.decode(), self._keys.log_vkey)
@@ -70,7 +74,8 @@ class Publisher:
                     await self._seal_statements(db, done, upto)
                     if upto == head.size:
                         await self._store.publish(CHECKPOINT, head.checkpoint.encode(), immutable=False)
-                    await db.execute(update(LogHead).values(published_size=upto))
+                    forward = update(LogHead).where(col(LogHead.published_size) < upto)
+                    await db.execute(forward.values(published_size=upto))
                     done = upto
             finally:
                 await db.execute(text("SELECT pg_advisory_unlock(hashtext('quancheng-log-publish'))"))

@@ -215,6 +215,7 @@ class LocalStore:
             with self._path(key).open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
                 size = os.fstat(file.fileno()).st_size
+                self._sync_name(self._path(key), file.fileno())
         except FileNotFoundError:
             return None
         return StoredObject(key, _VERSION, size, digest, self.lock, None)
@@ -239,11 +240,17 @@ class LocalStore:
         except FileExistsError:
             return False
         temporary.unlink()
-        for folder in (target.parent, target.parent.parent):
-            _sync_folder(folder)
-        if self._immutable:
-            _make_immutable(file.fileno())
+        self._sync_name(target, file.fileno())
         return True
+
+    def _sync_name(self, target: Path, descriptor: int) -> None:
+        """Make the name itself survive a power cut, however the process that gave it ended."""
+        for folder in target.parents:
+            _sync_folder(folder)
+            if folder == self._root:
+                break
+        if self._immutable:
+            _make_immutable(descriptor)
 
     def _replace(self, target: Path, data: bytes) -> None:
         temporary = self._incoming / secrets.token_hex(16)

@@ -140,7 +140,9 @@ class S3Store:
             raise StoreUnavailable(str(error)) from error
 
     async def publish(self, path: str, data: bytes, *, immutable: bool) -> None:
-        headers = {"if-none-match": "*"} if immutable else {}
+        # What is replaced is named, so that a PUT which lands late cannot bring an older checkpoint back.
+        replaced = None if immutable else await self._etag(path)
+        headers = {"if-match": replaced} if replaced else {"if-none-match": "*"}
         url = self._url(self._log, path)
         signed = self._signed("PUT", url, headers, self._keep, hashlib.sha256(data).hexdigest(), datetime.now(UTC))
         try:
@@ -151,6 +153,10 @@ class S3Store:
             raise StoredDiffers(f"{path} was published with other bytes")
         if response.status_code not in (200, 412):
             raise StoreUnavailable(f"PUT of {path} answered {response.status_code}")
+
+    async def _etag(self, path: str) -> str | None:
+        response = await self._keep_call("HEAD", self._log, path, absent_is_none=True)
+        return None if response.status_code == 404 else response.headers["etag"]
 
     async def published(self, path: str) -> bytes | None:
         response = await self._keep_call("GET", self._log, path, absent_is_none=True)
