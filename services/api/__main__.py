@@ -17,14 +17,20 @@ def main() -> int:
     except ValidationError as error:
         print(f"接口服务设置有误：{error}", file=sys.stderr)
         return 64
+    try:
+        app = create_app(settings)
+    except (OSError, ValueError, TypeError) as error:
+        print(f"接口服务的服务密钥 {settings.service_key} 无法读取：{error}", file=sys.stderr)
+        return 64
     uvicorn.run(
-        create_app(settings),
+        app,
         host=settings.host,
         port=settings.port,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=10,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         log_level="info",
     )
     return 0

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import inspect
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -61,7 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
                 await asyncio.gather(*loops, return_exceptions=True)
                 await engine.dispose()
 
-    app = FastAPI(
+    app = _App(
         title="Quancheng 全程",
         description="行政执法全过程记录。Errors are RFC 9457 problems with a Chinese title and an English slug.",
         version="1",
@@ -72,13 +74,19 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.settings, app.state.store_lock = settings, None
     problems.install(app)
-    app.add_exception_handler(errors.ApiError, _refuse)
+    for kind, handler in list(app.exception_handlers.items()):
+        app.add_exception_handler(kind, _for_people(handler))
     for routes in (identity.router, recorders.router, direct.router, recordings.router, console.router):
         app.include_router(routes)
     app.add_api_route("/healthz", _healthy, methods=["GET"], include_in_schema=False)
-    app.add_middleware(_SafeHeaders)
-    app.add_middleware(http.BodyLimit, limit_of=_limit_of)
+    app.add_middleware(http.BodyLimit, limit_of=_limit_of, refuse=_refuse)
     return app
+
+
+class _App(FastAPI):
+    def build_middleware_stack(self) -> Any:
+        """Outermost, so that the answers of every layer below carry them, unknown errors too."""
+        return _SafeHeaders(super().build_middleware_stack())
 
 
 def _service_key(path: Path) -> Ed25519PrivateKey:
@@ -97,11 +105,22 @@ async def _learn_lock(app: FastAPI, vault: VaultClient) -> None:
             await asyncio.sleep(2)
 
 
-async def _refuse(request: Request, error: Exception) -> Response:
-    assert isinstance(error, errors.ApiError)
-    if request.url.path.startswith("/v1/"):
-        return problems.of(error)
-    return console.problem_page(request, error)
+def _for_people(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """A problem, as a page where it is a page that failed."""
+
+    async def answer(request: Request, error: Exception) -> Response:
+        response = handler(request, error)
+        problem: Response = await response if inspect.isawaitable(response) else response
+        if not console.speaks_to(request):
+            return problem
+        return console.problem_page(request, problem, signed_out=isinstance(error, errors.NotSignedIn))
+
+    return answer
+
+
+def _refuse(scope: http.Scope, status: int) -> Response:
+    request, problem = Request(scope), http.status_problem(status)
+    return console.problem_page(request, problem) if console.speaks_to(request) else problem
 
 
 def _limit_of(_method: str, path: str) -> int:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
-from sqlalchemy import DateTime
+from sqlalchemy import DateTime, exc
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlmodel import MetaData, SQLModel
 
@@ -18,10 +18,16 @@ from services.api.settings import Settings
 
 Time: Any = DateTime(timezone=True)
 Sessions = async_sessionmaker[AsyncSession]
+STORABLE = r"^[^\x00]*$"
+"""The pattern of any text that is stored or looked up: PostgreSQL holds every character but NUL."""
 
 
 class Table(SQLModel):
     metadata = MetaData(schema="api")
+
+
+GONE: tuple[type[Exception], ...] = (OSError, exc.InterfaceError, exc.OperationalError, exc.TimeoutError)
+"""What an absent or overwhelmed database looks like from here."""
 
 
 def connect(settings: Settings) -> AsyncEngine:

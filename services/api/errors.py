@@ -77,5 +77,9 @@ class NoSuchExport(ApiError):
     """No such export of this person's."""
 
 
+class ExportLapsed(ApiError):
+    """The time in which an export may be fetched is over."""
+
+
 class VaultUnavailable(ApiError):
     """The vault did not answer: what was asked has no effect until it does."""

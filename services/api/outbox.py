@@ -22,7 +22,7 @@ from sqlmodel import Field, col
 
 from services.api.database import Sessions, Table, Time
 from services.vault.contract import wire
-from services.vault.contract.client import VaultClient, VaultRefused, VaultUnreachable
+from services.vault.contract.client import VaultClient, VaultRefused
 
 _log = logging.getLogger("quancheng.outbox")
 _RETELL_SECONDS = 10.0
@@ -62,16 +62,16 @@ async def retell(sessions: Sessions, vault: VaultClient) -> None:
         await asyncio.sleep(_RETELL_SECONDS)
         try:
             async with sessions() as db:
-                query = (
-                    select(col(Outgoing.act))
-                    .where(col(Outgoing.log_index).is_(None))
-                    .order_by(col(Outgoing.at))
-                    .limit(100)
-                )
-                acts = (await db.scalars(query)).all()
-            for act in acts:
-                await tell(sessions, vault, act)
-        except (VaultUnreachable, VaultRefused) as error:
-            _log.warning("untold acts wait: %s", error)
+                query = select(col(Outgoing.act)).where(col(Outgoing.log_index).is_(None))
+                acts = (await db.scalars(query.order_by(col(Outgoing.at)).limit(100))).all()
         except Exception:
-            _log.exception("telling the vault failed and will be tried again")
+            _log.exception("the outbox cannot be read and will be again")
+            continue
+        for act in acts:
+            try:
+                await tell(sessions, vault, act)
+            except VaultRefused as error:
+                _log.error("the vault refuses act %s: %s", act, error)
+            except Exception as error:
+                _log.warning("untold acts wait: %s", error)
+                break

@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
 from services.api import errors
+from services.api.database import GONE
 from services.vault.contract import http
 from services.vault.contract.client import VaultRefused, VaultUnreachable
 
@@ -30,6 +31,7 @@ PROBLEMS: dict[type[errors.ApiError], tuple[int, str, str]] = {
     errors.NoSuchViewing: (404, "no-such-viewing", "没有这次查看登记。"),
     errors.ViewingLapsed: (403, "viewing-lapsed", "本次查看时限已到，请重新登记用途。"),
     errors.NoSuchExport: (404, "no-such-export", "没有这次导出登记。"),
+    errors.ExportLapsed: (403, "export-lapsed", "本次导出时限已到，请重新登记。"),
     errors.VaultUnavailable: (503, "vault-unavailable", "证据库暂不可用，请稍后重试。"),
 }
 
@@ -41,7 +43,7 @@ def of(error: errors.ApiError) -> Response:
 
 
 def install(app: FastAPI) -> None:
-    http.install(app)
+    http.install(app, unavailable=GONE)
     app.add_exception_handler(errors.ApiError, _api_error)
     app.add_exception_handler(VaultRefused, _refused)
     app.add_exception_handler(VaultUnreachable, _unreachable)

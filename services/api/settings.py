@@ -12,7 +12,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class Settings(BaseSettings):
     """Read from the environment, prefix `QUANCHENG_API_`."""
 
-    model_config = SettingsConfigDict(env_prefix="QUANCHENG_API_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="QUANCHENG_API_", frozen=True, extra="ignore", hide_input_in_errors=True
+    )
 
     dsn: SecretStr
     host: str = "127.0.0.1"

@@ -24,6 +24,7 @@ from services.terminal.uplink import Pinned, RecordingStuck, Uplink
 DONE, REMAINS, CAPTURE_FAILED, SPOOL_FULL = 0, 1, 3, 4
 """Exit codes: all receipted and closed; something still waits in the spool; ffmpeg died; no room."""
 _FIRST_SEGMENT_SECONDS = 4
+_LEFTOVERS_AT_ONCE = 4
 
 
 @dataclass(frozen=True)
@@ -141,11 +142,12 @@ class Session:
         leftovers = self._spool.leftovers()
         for path in self._spool.unreadable:
             self._error(f"暂存区中有一条记录无法读取：{path}。请勿删除，联系管理员处理。")
-        if leftovers:
-            self._sending.append(asyncio.create_task(self._send_leftovers(leftovers)))
+        # Side by side, so that one which cannot go on holds up none of the others.
+        places = asyncio.Semaphore(_LEFTOVERS_AT_ONCE)
+        self._sending += [asyncio.create_task(self._send_leftover(one, places)) for one in leftovers]
 
-    async def _send_leftovers(self, leftovers: list[RecordingSpool]) -> None:
-        for recording in leftovers:
+    async def _send_leftover(self, recording: RecordingSpool, places: asyncio.Semaphore) -> None:
+        async with places:
             self._progress.tell("leftover", recording=str(recording.id), pending=len(recording.pending))
             uplink = self._uplink(recording)
             ended = recording.ended()

@@ -44,6 +44,7 @@ def main() -> int:
         timeout_graceful_shutdown=10,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         log_level="info",
     )
     return 0

@@ -13,6 +13,7 @@ from fastapi.responses import Response
 from services.vault import errors
 from services.vault.contract import http, wire
 from services.vault.contract.verify import key_id
+from services.vault.database import GONE
 from services.vault.routes import API_VERBS, Caller, private, public
 from services.vault.service import Vault
 from services.vault.settings import Settings
@@ -33,7 +34,7 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(title="Quancheng vault", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     api_key = base64.b64decode(settings.api_key)
     app.state.callers = {key_id(api_key): Caller("api", Ed25519PublicKey.from_public_bytes(api_key), API_VERBS)}
-    http.install(app)
+    http.install(app, unavailable=GONE)
     app.add_exception_handler(errors.VaultError, _refuse)
     app.include_router(private)
     app.include_router(public)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from sqlalchemy import exc
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from services.vault.settings import Settings
+
+GONE: tuple[type[Exception], ...] = (OSError, exc.InterfaceError, exc.OperationalError, exc.TimeoutError)
+"""What an absent or overwhelmed database looks like from here."""
 
 
 def connect(settings: Settings) -> AsyncEngine:

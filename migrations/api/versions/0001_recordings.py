@@ -34,7 +34,7 @@ CREATE TABLE api.sign_in_failures (
     address varchar(64) NOT NULL,
     at timestamptz NOT NULL
 );
-CREATE INDEX sign_in_failures_of ON api.sign_in_failures (login_sha256, address, at);
+CREATE INDEX sign_in_failures_of ON api.sign_in_failures (address, at);
 CREATE INDEX sign_in_failures_at ON api.sign_in_failures (at);
 CREATE TABLE api.recorders (
     id uuid PRIMARY KEY,
@@ -91,6 +91,7 @@ CREATE TABLE api.segments (
     sealed_at timestamptz NOT NULL,
     lock varchar(16) NOT NULL,
     key_id char(64) NOT NULL,
+    beside boolean NOT NULL DEFAULT false,
     PRIMARY KEY (recording_id, sequence, sha256)
 );
 CREATE TABLE api.outbox (
@@ -128,6 +129,7 @@ GRANT SELECT, INSERT ON api.units, api.people, api.recorders, api.segments TO qu
 GRANT SELECT, INSERT ON api.viewings, api.exports, api.outbox, api.recordings TO quancheng_api;
 GRANT SELECT, INSERT ON api.enrolment_codes, api.recorder_keys TO quancheng_api;
 GRANT SELECT, INSERT, DELETE ON api.sessions, api.sign_in_failures TO quancheng_api;
+GRANT UPDATE (beside) ON api.segments TO quancheng_api;
 GRANT UPDATE (log_index) ON api.outbox, api.recorder_keys TO quancheng_api;
 GRANT UPDATE (used_by) ON api.enrolment_codes TO quancheng_api;
 GRANT UPDATE (state, ended_at, last_segment_at, segments, bytes, duration_ms, lock, manifest_sha256,

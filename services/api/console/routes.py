@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Annotated
@@ -12,8 +13,8 @@ from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Resp
 
 from services.api import problems
 from services.api.console.pages import STATIC, render
-from services.api.database import Db, Maker
-from services.api.errors import ApiError, NoSuchSegment, NotSignedIn, SignInFailed, TooManyFailures
+from services.api.database import STORABLE, Db, Maker
+from services.api.errors import NoSuchSegment, SignInFailed, TooManyFailures
 from services.api.identity import service as identity
 from services.api.identity.dependencies import COOKIE, Acting, SignedIn, same_site
 from services.api.identity.routes import address_of, give_cookie
@@ -28,16 +29,30 @@ _PAGE = 50
 _SEGMENTS = 100
 
 
-def problem_page(request: Request, error: ApiError) -> Response:
-    """What a browser sees of an error: the sign-in where that is what is missing, else a page that says it."""
-    if isinstance(error, NotSignedIn):
-        if request.headers.get("hx-request"):
-            return Response(status_code=401, headers={"hx-redirect": "/sign-in"})
+def speaks_to(request: Request) -> bool:
+    """Whether an error of this request is answered by a page: programs get problems."""
+    path = request.url.path
+    ours = path in ("/", "/sign-in", "/sign-out") or path.startswith("/recordings")
+    return ours or (not path.startswith("/v1/") and "text/html" in request.headers.get("accept", ""))
+
+
+def problem_page(request: Request, problem: Response, *, signed_out: bool = False) -> Response:
+    """What a browser sees of a problem: the sign-in where that is what is missing, else a page that says it."""
+    if signed_out and request.headers.get("hx-request"):
+        problem.headers["hx-redirect"] = "/sign-in"
+        return problem
+    if signed_out:
         return RedirectResponse("/sign-in", 303)
-    status, _, title = problems.PROBLEMS[type(error)]
-    return HTMLResponse(
-        render("problem.html", status=status, title=title, detail=error.detail, trace_id=None), status
+    told = json.loads(bytes(problem.body))
+    page = render(
+        "problem.html",
+        status=told["status"],
+        title=told["title"],
+        detail=told.get("detail"),
+        trace_id=told.get("trace_id"),
     )
+    kept = {name: problem.headers[name] for name in ("allow", "retry-after") if name in problem.headers}
+    return HTMLResponse(page, problem.status_code, kept)
 
 
 @router.get("/")
@@ -54,7 +69,7 @@ async def sign_in_page(request: Request) -> HTMLResponse:
 async def sign_in(
     request: Request,
     sessions: Maker,
-    login: Annotated[str, Form(max_length=64)],
+    login: Annotated[str, Form(max_length=64, pattern=STORABLE)],
     password: Annotated[str, Form(max_length=identity.MAX_PASSWORD)],
 ) -> Response:
     same_site(request)
@@ -92,22 +107,23 @@ async def recordings(
 
 
 @router.get("/recordings/{recording}")
-async def recording(recording: UUID, request: Request, who: SignedIn, db: Db, vault: Vault) -> HTMLResponse:
-    detail = await queries.recording(db, who, recording)
-    act = await queries.manifest_act(db, who, recording)
+async def recording(recording: UUID, request: Request, who: SignedIn, sessions: Maker, vault: Vault) -> HTMLResponse:
+    async with sessions() as db:
+        detail = await queries.recording(db, who, recording)
+        act = await queries.manifest_act(db, who, recording)
+        page = await queries.segments(db, who, recording, limit=_SEGMENTS)
     if act is not None:
         try:
             detail = replace(detail, manifest_log_index=(await vault.proof(act)).index)
         except (VaultUnreachable, VaultRefused):
             detail = replace(detail, manifest_log_index=None)
-    rows = await queries.segments(db, who, recording, limit=_SEGMENTS)
     return HTMLResponse(
         render(
             "recording.html",
             principal=who,
             detail=detail,
-            segments=rows,
-            next_after=rows[-1].sequence if len(rows) == _SEGMENTS else None,
+            segments=page.rows,
+            next_after=page.next_after,
             recording_id=recording,
             store_lock=request.app.state.store_lock,
         )
@@ -115,10 +131,13 @@ async def recording(recording: UUID, request: Request, who: SignedIn, db: Db, va
 
 
 @router.get("/recordings/{recording}/segments")
-async def segments(recording: UUID, who: SignedIn, db: Db, after: Annotated[int, Query(ge=-1)] = -1) -> HTMLResponse:
-    rows = await queries.segments(db, who, recording, after=after, limit=_SEGMENTS)
-    next_after = rows[-1].sequence if len(rows) == _SEGMENTS else None
-    return HTMLResponse(render("segments_rows.html", segments=rows, next_after=next_after, recording_id=recording))
+async def segments(
+    recording: UUID, who: SignedIn, db: Db, after: Annotated[int, Query(ge=-1, le=wire.MAX_SEQUENCE)] = -1
+) -> HTMLResponse:
+    page = await queries.segments(db, who, recording, after=after, limit=_SEGMENTS)
+    return HTMLResponse(
+        render("segments_rows.html", segments=page.rows, next_after=page.next_after, recording_id=recording)
+    )
 
 
 @router.get("/recordings/{recording}/receipts/{sequence}/{sha256}")
@@ -127,10 +146,11 @@ async def receipt(
     sequence: Annotated[int, Path(ge=0, le=wire.MAX_SEQUENCE)],
     sha256: wire.Sha256,
     who: SignedIn,
-    db: Db,
+    sessions: Maker,
     vault: Vault,
 ) -> HTMLResponse:
-    await queries.recording(db, who, recording)
+    async with sessions() as db:
+        await queries.recording(db, who, recording)
     try:
         sealed = await vault.receipt(recording, wire.SegmentName(sequence=sequence, sha256=sha256))
     except VaultRefused as error:
@@ -143,7 +163,11 @@ async def receipt(
 @router.get("/static/{path:path}")
 async def static(path: str) -> Response:
     """Addresses carry a part of the file's digest, so an answer may be kept for ever."""
-    file = (STATIC / PurePosixPath(path)).resolve()
-    if not file.is_relative_to(STATIC.resolve()) or not file.is_file():
+    try:
+        file = (STATIC / PurePosixPath(path)).resolve()
+        found = file.is_relative_to(STATIC.resolve()) and file.is_file()
+    except (OSError, ValueError) as error:  # a name that no file can have
+        raise HTTPException(404) from error
+    if not found:
         raise HTTPException(404)
     return FileResponse(file, headers={"cache-control": "public, max-age=31536000, immutable"})

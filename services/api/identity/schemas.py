@@ -8,9 +8,11 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field
 
+from services.api.database import STORABLE
+
 
 class SignInRequest(BaseModel):
-    login: Annotated[str, Field(min_length=1, max_length=64)]
+    login: Annotated[str, Field(min_length=1, max_length=64, pattern=STORABLE)]
     password: Annotated[str, Field(min_length=1, max_length=256)]
 
 

@@ -22,7 +22,7 @@ from services.api.errors import NotSignedIn, SignInFailed, TooManyFailures
 from services.api.identity.models import Person, SignIn, SignInFailure, Unit
 from services.api.identity.principal import Principal, Role
 
-_FAILURES, _WINDOW = 10, timedelta(minutes=15)
+_FAILURES, _FAILURES_OF_ALL, _WINDOW = 10, 100, timedelta(minutes=15)
 _HASHES_AT_ONCE = 2
 MAX_PASSWORD = 256
 
@@ -43,17 +43,20 @@ class SignedIn:
 async def sign_in(sessions: Sessions, login: str, password: str, address: str, *, hours: int) -> SignedIn:
     """Raises SignInFailed, alike and equally slow whether the login or the password is wrong, and
     TooManyFailures after ten failures of one login from one address within fifteen minutes, so that nobody
-    can lock out a person by failing in their name from elsewhere."""
-    now, name = datetime.now(UTC), _login_digest(login)
-    async with sessions() as db:
-        recent = select(func.count()).select_from(SignInFailure)
-        recent = recent.where(col(SignInFailure.login_sha256) == name, col(SignInFailure.address) == address)
-        if (await db.scalar(recent.where(col(SignInFailure.at) > now - _WINDOW)) or 0) >= _FAILURES:
+    can lock out a person by failing in their name from elsewhere; or after a hundred of any login from it."""
+    now, name, attempt = datetime.now(UTC), _login_digest(login), uuid7()
+    async with sessions.begin() as db:
+        # Counted as a failure until it succeeds: attempts made all at once are counted like any others.
+        await db.execute(select(func.pg_advisory_xact_lock(int.from_bytes(name[:8], "big", signed=True))))
+        ours = col(SignInFailure.login_sha256) == name
+        counts = select(func.count(), func.count().filter(ours)).select_from(SignInFailure)
+        counts = counts.where(col(SignInFailure.address) == address, col(SignInFailure.at) > now - _WINDOW)
+        of_all, of_login = (await db.execute(counts)).one()
+        if of_all >= _FAILURES_OF_ALL or of_login >= _FAILURES:
             raise TooManyFailures
+        db.add(SignInFailure(id=attempt, login_sha256=name, address=address, at=now))
         person = await db.scalar(select(Person).where(col(Person.login) == login))
     if not await _matches(person.password_hash if person else _NOBODY, password) or person is None:
-        async with sessions.begin() as db:
-            db.add(SignInFailure(id=uuid7(), login_sha256=name, address=address, at=now))
         raise SignInFailed
     token, csrf = secrets.token_urlsafe(32), secrets.token_urlsafe(24)
     session = SignIn(
@@ -65,7 +68,8 @@ async def sign_in(sessions: Sessions, login: str, password: str, address: str, *
     )
     async with sessions.begin() as db:
         await db.execute(delete(SignIn).where(col(SignIn.person_id) == person.id, col(SignIn.expires_at) < now))
-        await db.execute(delete(SignInFailure).where(col(SignInFailure.at) < now - _WINDOW))
+        outlived = col(SignInFailure.at) < now - _WINDOW
+        await db.execute(delete(SignInFailure).where(outlived | (col(SignInFailure.id) == attempt)))
         db.add(session)
     async with sessions() as db:
         return SignedIn(token, session.expires_at, await principal(db, token))

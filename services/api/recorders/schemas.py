@@ -8,9 +8,10 @@ from uuid import UUID
 
 from pydantic import BaseModel, StringConstraints
 
+from services.api.database import STORABLE
 from services.vault.contract.wire import KeyId, VaultIdentity
 
-Name = Annotated[str, StringConstraints(min_length=1, max_length=64, strip_whitespace=True)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=64, strip_whitespace=True, pattern=STORABLE)]
 Base64Key = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]{43}=$")]
 Base64Signature = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]{86}==$")]
 
@@ -44,7 +45,7 @@ class Enrolment(BaseModel):
     code: Annotated[str, StringConstraints(min_length=16, max_length=64)]
     public_key: Base64Key
     proof: Base64Signature
-    model: Annotated[str, StringConstraints(max_length=64)] = ""
+    model: Annotated[str, StringConstraints(max_length=64, pattern=STORABLE)] = ""
 
 
 class Enrolled(BaseModel):

@@ -48,6 +48,8 @@ class Segment(Table, table=True):
     sealed_at: datetime = Field(sa_type=Time)
     lock: str
     key_id: str
+    beside: bool = False
+    """Sealed, and not of those that the closing speaks of: kept and shown, never played as the recording."""
 
 
 class Viewing(Table, table=True):

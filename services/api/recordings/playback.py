@@ -36,11 +36,24 @@ async def playlist(sessions: Sessions, who: Principal, viewing_id: UUID, *, wait
         async with sessions.begin() as db:
             viewing, recording = await service.viewing_of(db, who, viewing_id)
             await service.keep_watching(db, recording)
-            listed = await _listed(db, viewing)
-        reached = wait_for is None or any(segment.sequence >= wait_for for segment in listed)
-        if reached or recording.state == "closed" or asyncio.get_running_loop().time() > deadline:
+            listed = await _listed(db, viewing, recording)
+        last = listed[-1].sequence if listed else -1
+        reached = wait_for is None or last >= wait_for or recording.state == "closed"
+        if reached or not await _grown(sessions, recording, deadline):
             return _render(viewing, recording, listed)
+
+
+async def _grown(sessions: Sessions, recording: Recording, deadline: float) -> bool:
+    """Wait for another sealed segment or the closing; False at the deadline. One row is read a look, however
+    long the list is."""
+    seen = (recording.segments, recording.state)
+    query = select(col(Recording.segments), col(Recording.state)).where(col(Recording.id) == recording.id)
+    while asyncio.get_running_loop().time() < deadline:
         await asyncio.sleep(_POLL_SECONDS)
+        async with sessions() as db:
+            if tuple((await db.execute(query)).one()) != seen:
+                return True
+    return False
 
 
 async def segment(
@@ -56,7 +69,7 @@ async def segment(
     async with sessions() as db:
         viewing, _ = await service.viewing_of(db, who, viewing_id)
         key = (viewing.recording_id, int(sequence), sha256)
-        if await db.get(Segment, key) is None:
+        if int(sequence) > wire.MAX_SEQUENCE or await db.get(Segment, key) is None:
             raise NoSuchSegment
     item = wire.SegmentName(sequence=int(sequence), sha256=sha256)
     tickets = await vault.read_tickets(viewing.recording_id, wire.ReadTicketsRequest(items=[item]))
@@ -80,19 +93,23 @@ async def _bytes(response: httpx.Response) -> AsyncIterator[bytes]:
         await response.aclose()
 
 
-async def _listed(db: AsyncSession, viewing: Viewing) -> Sequence[Segment]:
-    """The init segment and what the viewing may list: one digest a sequence, the one sealed first."""
+async def _listed(db: AsyncSession, viewing: Viewing, recording: Recording) -> list[Segment]:
+    """The init segment and the media that the viewing may list now, one digest a sequence: once the recording
+    is closed those of its manifest, before that the one sealed first."""
     query = select(Segment).distinct(col(Segment.sequence)).where(col(Segment.recording_id) == viewing.recording_id)
     query = query.where((col(Segment.sequence) == 0) | (col(Segment.sequence) >= viewing.first_sequence))
-    return (await db.scalars(query.order_by(col(Segment.sequence), col(Segment.sealed_at)))).all()
+    query = query.where(col(Segment.beside).is_(False))
+    found = list(await db.scalars(query.order_by(col(Segment.sequence), col(Segment.sealed_at))))
+    init, media = [s for s in found if s.media == "init"], [s for s in found if s.media == "media"]
+    if recording.state == "open":
+        # A hole may still be filled: what lies beyond it is shown once it is, in order.
+        media = [s for place, s in enumerate(media, viewing.first_sequence) if s.sequence == place]
+    return init[:1] + media
 
 
 def _render(viewing: Viewing, recording: Recording, listed: Sequence[Segment]) -> str:
     init = [segment for segment in listed if segment.media == "init"]
     media = [segment for segment in listed if segment.media == "media"]
-    if recording.state == "open":
-        # A hole may still be filled: what lies beyond it is shown once it is, in order.
-        media = [s for place, s in enumerate(media, viewing.first_sequence) if s.sequence == place]
     # Segments get no longer while somebody watches, so this does not change once the first is listed.
     longest = max((math.ceil(segment.duration_ms / 1000) for segment in media), default=1)
     lines = [

@@ -17,7 +17,16 @@ from services.api.identity.models import Person, Unit
 from services.api.identity.principal import Principal
 from services.api.recorders.models import Recorder
 from services.api.recordings.models import Recording, Segment, Viewing
-from services.api.recordings.views import Lock, RecordingDetail, RecordingPage, RecordingRow, SegmentRow, State
+from services.api.recordings.views import (
+    Lock,
+    RecordingDetail,
+    RecordingPage,
+    RecordingRow,
+    SegmentPage,
+    SegmentRow,
+    State,
+)
+from services.vault.contract.wire import MAX_DIGESTS_PER_SEQUENCE
 
 LIVE_WITHIN = timedelta(seconds=10)
 MAX_LIMIT = 200
@@ -25,6 +34,8 @@ MAX_LIMIT = 200
 
 def visible_to(who: Principal) -> ColumnElement[bool]:
     """Officers see what their own recorder made, supervisors their unit's; anybody else nothing."""
+    if not who.may("see-recordings"):
+        return false()
     if who.role == "supervisor":
         return col(Recording.unit_id) == who.unit_id
     if who.role == "officer":
@@ -71,15 +82,21 @@ async def manifest_act(db: AsyncSession, who: Principal, recording_id: UUID) -> 
 
 async def segments(
     db: AsyncSession, who: Principal, recording_id: UUID, *, after: int = -1, limit: int = 100
-) -> list[SegmentRow]:
-    """Sealed segments by sequence, those after `after`. Raises NoSuchRecording."""
+) -> SegmentPage:
+    """Sealed segments by sequence, those after `after`. Digests of one sequence are never parted, so a page may
+    pass its limit by a few. Raises NoSuchRecording."""
     allowed = select(col(Recording.id)).where(visible_to(who), col(Recording.id) == recording_id)
     if await db.scalar(allowed) is None:
         raise NoSuchRecording
     query = select(Segment).where(col(Segment.recording_id) == recording_id, col(Segment.sequence) > after)
-    query = query.order_by(col(Segment.sequence), col(Segment.sealed_at)).limit(min(limit, MAX_LIMIT))
+    limit = min(limit, MAX_LIMIT)
+    query = query.order_by(col(Segment.sequence), col(Segment.sealed_at)).limit(limit + MAX_DIGESTS_PER_SEQUENCE)
+    found = list(await db.scalars(query))
+    last = found[limit - 1].sequence if len(found) >= limit else None
+    shown = found if last is None else [row for row in found if row.sequence <= last]
     names = SegmentRow.__dataclass_fields__
-    return [SegmentRow(**{name: getattr(row, name) for name in names}) for row in await db.scalars(query)]
+    rows = [SegmentRow(**{name: getattr(row, name) for name in names}) for row in shown]
+    return SegmentPage(rows, last if len(shown) < len(found) else None)
 
 
 def _rows() -> Select[*tuple[Any, ...]]:
@@ -124,6 +141,6 @@ def _cursor(row: RecordingRow) -> str:
 def _read_cursor(cursor: str | None) -> tuple[str, UUID] | None:
     try:
         state, _, last = base64.urlsafe_b64decode(cursor or "").decode().partition(":")
-        return state, UUID(last)
+        return (state, UUID(last)) if state in ("open", "closed") else None
     except (ValueError, binascii.Error):
         return None

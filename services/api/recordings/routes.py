@@ -96,9 +96,10 @@ async def register_export(recording: UUID, message: NewUse, who: Acting, session
 
 
 @router.get("/exports/{export}/bag.tar", response_class=StreamingResponse)
-async def download(export: UUID, who: SignedIn, db: Db, vault: Vault) -> StreamingResponse:
+async def download(export: UUID, who: SignedIn, sessions: Maker, vault: Vault) -> StreamingResponse:
     """The evidence bundle (BagIt in a tar), made as it flows."""
-    kept = await service.export_of(db, who, export)
+    async with sessions() as db:
+        kept = await service.export_of(db, who, export)
     asked = wire.ExportRequest(act=kept.id, recordings=[kept.recording_id], person=who.person_id)
     stream = vault.export(asked)
     chunks = await stream.__aenter__()

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from uuid import UUID
 
-from pydantic import BaseModel, StringConstraints
+from pydantic import BaseModel, StringConstraints, model_validator
 
+from services.api.database import STORABLE
 from services.api.recordings.views import RecordingRow, SegmentRow
 from services.vault.contract.wire import Moment
 
 Purpose = Literal["case-handling", "spot-check", "training", "other"]
-Note = Annotated[str, StringConstraints(max_length=500, strip_whitespace=True)]
+Note = Annotated[str, StringConstraints(max_length=500, strip_whitespace=True, pattern=STORABLE)]
 
 
 class NewRecording(BaseModel):
@@ -41,6 +43,16 @@ class NewUse(BaseModel):
 
     purpose: Purpose
     note: Note | None = None
+
+    @model_validator(mode="after")
+    def _other_is_explained(self) -> Self:
+        if self.purpose == "other" and not self.note:
+            raise ValueError("purpose `other` needs a note")
+        return self
+
+    def note_digest(self) -> dict[str, str]:
+        """What the log says of the note: it may name people, so its digest alone."""
+        return {"note_sha256": hashlib.sha256(self.note.encode()).hexdigest()} if self.note else {}
 
 
 class ViewingView(BaseModel):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
@@ -14,6 +14,7 @@ from uuid_utils.compat import uuid7
 from services.api import outbox
 from services.api.database import Sessions
 from services.api.errors import (
+    ExportLapsed,
     NoSuchExport,
     NoSuchRecording,
     NoSuchViewing,
@@ -31,6 +32,7 @@ from services.vault.contract import wire
 from services.vault.contract.client import VaultClient
 
 VIEWING_LIFETIME = timedelta(minutes=30)
+EXPORT_LIFETIME = timedelta(minutes=30)
 _LIVE_BACKLOG = 10
 """Segments before the live edge that a viewing of a running recording begins with."""
 
@@ -90,7 +92,11 @@ async def close_recording(
         "manifest_sha256": closed.manifest_sha256,
         "manifest_act": closed.log_act,
     }
+    beside = [(each["of_sequence"], each["sha256"]) for each in closed.manifest.decoded()["beside"]]
     async with sessions.begin() as db:
+        for start in range(0, len(beside), 1000):
+            some = tuple_(col(Segment.sequence), col(Segment.sha256)).in_(beside[start : start + 1000])
+            await db.execute(update(Segment).where(col(Segment.recording_id) == recording, some).values(beside=True))
         still_open = update(Recording).where(col(Recording.id) == recording, col(Recording.state) == "open")
         await db.execute(still_open.values(values))
     return closed
@@ -99,11 +105,11 @@ async def close_recording(
 async def register_viewing(
     sessions: Sessions, vault: VaultClient, who: Principal, recording: UUID, use: NewUse
 ) -> Viewing:
-    """Logged before it can be used. Raises NoSuchRecording, VaultUnreachable."""
-    who.require("view")
+    """Logged before it can be used. Raises NoSuchRecording, NotPermitted, VaultUnreachable."""
     now = datetime.now(UTC)
     async with sessions.begin() as db:
         kept = await _visible(db, who, recording)
+        who.require("view")
         first = 1 if kept.state == "closed" else max(1, await _last_sequence(db, recording) - _LIVE_BACKLOG)
         until = now + VIEWING_LIFETIME
         viewing = Viewing(
@@ -121,7 +127,7 @@ async def register_viewing(
             "person": str(who.person_id),
             "purpose": use.purpose,
             "until": wire.rfc3339(until),
-        }
+        } | use.note_digest()
         outbox.enter(db, viewing.id, "viewing", fields, now)
         await db.flush()
         db.add(viewing)
@@ -147,11 +153,12 @@ async def viewing_of(db: AsyncSession, who: Principal, viewing: UUID) -> tuple[V
 async def register_export(
     sessions: Sessions, vault: VaultClient, who: Principal, recording: UUID, use: NewUse
 ) -> Export:
-    """Logged before it can be fetched. Raises NoSuchRecording, RecordingOpen, VaultUnreachable."""
-    who.require("export")
+    """Logged before it can be fetched. Raises NoSuchRecording, NotPermitted, RecordingOpen, VaultUnreachable."""
     now = datetime.now(UTC)
     async with sessions.begin() as db:
-        if (await _visible(db, who, recording)).state != "closed":
+        kept = await _visible(db, who, recording)
+        who.require("export")
+        if kept.state != "closed":
             raise RecordingOpen
         export = Export(
             id=uuid7(),
@@ -162,6 +169,7 @@ async def register_export(
             at=now,
         )
         fields = {"recordings": [str(recording)], "person": str(who.person_id), "purpose": use.purpose}
+        fields |= use.note_digest()
         outbox.enter(db, export.id, "export", fields, now)
         await db.flush()
         db.add(export)
@@ -170,12 +178,14 @@ async def register_export(
 
 
 async def export_of(db: AsyncSession, who: Principal, export: UUID) -> Export:
-    """Raises NoSuchExport."""
+    """An export that may be fetched now. Raises NoSuchExport, ExportLapsed."""
     query = select(Export).join(Recording, col(Recording.id) == col(Export.recording_id))
     query = query.where(col(Export.id) == export, col(Export.person_id) == who.person_id, visible_to(who))
     found = await db.scalar(query)
     if found is None or not who.may("export"):
         raise NoSuchExport
+    if found.at + EXPORT_LIFETIME <= datetime.now(UTC):
+        raise ExportLapsed
     return found
 
 
@@ -215,7 +225,8 @@ async def _index(db: AsyncSession, recording: UUID, sealed: list[wire.SealedSegm
             "key_id": segment.receipt.signatures[0].keyid,
             **segment.model_dump(exclude={"receipt"}),
         }
-        for segment in {(s.sequence, s.sha256): s for s in sealed}.values()
+        # In one order everywhere, so that two exchanges over the same segments cannot block each other.
+        for _, segment in sorted({(s.sequence, s.sha256): s for s in sealed}.items())
     ]
     fresh = insert(Segment).values(values).on_conflict_do_nothing().returning(Segment)
     added = (await db.scalars(fresh)).all()

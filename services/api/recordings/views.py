@@ -50,6 +50,12 @@ class SegmentRow:
 
 
 @dataclass(frozen=True)
+class SegmentPage:
+    rows: list[SegmentRow]
+    next_after: int | None
+
+
+@dataclass(frozen=True)
 class RecordingDetail:
     row: RecordingRow
     manifest_sha256: str | None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from http import HTTPStatus
 from typing import Any
 
@@ -81,8 +81,16 @@ def _unknown(request: Request, error: Exception) -> Response:
     return problem(500, *_TITLES[500], trace_id=trace)
 
 
-def install(app: FastAPI) -> None:
-    """Every error the framework makes by itself becomes a problem too."""
+def _unavailable(request: Request, error: Exception) -> Response:
+    _log.warning("unavailable %s %s: %s", request.method, request.scope.get("path"), error)
+    return problem(503, *_TITLES[503], headers={"retry-after": "2"})
+
+
+def install(app: FastAPI, *, unavailable: Iterable[type[Exception]] = ()) -> None:
+    """Every error the framework makes by itself becomes a problem too. `unavailable` are those that say that
+    something behind the service does not answer: 503, and the caller comes again."""
+    for kind in unavailable:
+        app.add_exception_handler(kind, _unavailable)
     app.add_exception_handler(StarletteHTTPException, _http_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _invalid)
