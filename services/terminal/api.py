@@ -23,7 +23,7 @@ _T = TypeVar("_T", bound=BaseModel)
 
 CONNECT_SECONDS = 3.0
 IDLE_SECONDS = 10.0
-CLOSE_SECONDS = 60.0
+CLOSE_SECONDS = 150.0
 """Closing waits for the manifest's log entry."""
 _CLOCK_TOLERANCE = timedelta(seconds=30)
 _MAX_RETRY_AFTER = 60.0

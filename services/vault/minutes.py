@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select, tuple_, update
+from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlmodel import col
 from uuid_utils.compat import uuid7
@@ -22,8 +22,11 @@ from services.vault.log.sequencer import enter
 from services.vault.models import Segment
 
 _BATCH = 5000
-_MARKED_AT_ONCE = 1000
-"""Two parameters a segment; PostgreSQL takes 32,767 in one statement."""
+_MARK = text("""
+    UPDATE vault.segments AS s SET statement_act = :act
+    FROM unnest(CAST(:sequences AS integer[]), CAST(:digests AS char(64)[])) AS told(sequence, sha256)
+    WHERE s.recording_id = :recording AND s.sequence = told.sequence AND s.sha256 = told.sha256
+""")
 
 
 async def state_minutes(engine: AsyncEngine, *, older_than: timedelta = timedelta(minutes=1)) -> int:
@@ -58,11 +61,7 @@ async def state_segments(db: AsyncConnection, rows: Iterable[Any]) -> int:
         told = [{"sequence": row.sequence, "sha256": row.sha256} for row in segments]
         fields = {"recording": str(recording), "segments": told}
         await enter(db, act, statement.build("segments", act, datetime.now(UTC), fields))
-        for start in range(0, len(segments), _MARKED_AT_ONCE):
-            some = segments[start : start + _MARKED_AT_ONCE]
-            key = tuple_(col(Segment.sequence), col(Segment.sha256))
-            marked = update(Segment).where(col(Segment.recording_id) == recording)
-            marked = marked.where(key.in_([(row.sequence, row.sha256) for row in some]))
-            await db.execute(marked.values(statement_act=act))
+        names = {"sequences": [row.sequence for row in segments], "digests": [row.sha256 for row in segments]}
+        await db.execute(_MARK, {"act": act, "recording": recording, **names})
         entered += 1
     return entered

@@ -35,6 +35,7 @@ from services.vault.models import Enrolment, Recording, Segment
 from services.vault.stores.port import Store, StoredObject
 
 _HEADS_AT_ONCE = 16
+_LOCK_SLACK = timedelta(days=1)
 
 
 class Sealing:
@@ -121,7 +122,8 @@ class Sealing:
         if state == "closed":
             return _problem(ask, errors.RecordingClosed)
         # Asked again much later, the lock still reaches as far ahead as it should.
-        retain_until = max(row.retain_until, (now + self._retention).replace(microsecond=0))
+        fresh = (now + self._retention).replace(microsecond=0)
+        retain_until = fresh if row.retain_until < fresh - _LOCK_SLACK else row.retain_until
         ticket = self._store.put_ticket(row.key, row.sha256, row.size, retain_until, now)
         return wire.Ticket(
             sequence=ask.sequence,

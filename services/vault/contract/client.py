@@ -22,6 +22,8 @@ from services.vault.contract import wire
 from services.vault.contract.channel import CHANNEL_SERVICE, RequestSigner
 
 _T = TypeVar("_T", bound=BaseModel)
+_CLOSING_SECONDS = 120.0
+"""A day's recording is tens of thousands of segments to settle, list and sign."""
 
 
 class VaultRefused(Exception):
@@ -69,7 +71,8 @@ class VaultClient:
         return await self._call(wire.ExchangeResult, "POST", f"/v1/recordings/{recording}/exchange", exchange)
 
     async def close(self, recording: UUID, closing: wire.CloseRecording) -> wire.ClosedRecording:
-        return await self._call(wire.ClosedRecording, "POST", f"/v1/recordings/{recording}/close", closing)
+        path = f"/v1/recordings/{recording}/close"
+        return await self._call(wire.ClosedRecording, "POST", path, closing, seconds=_CLOSING_SECONDS)
 
     async def receipt(self, recording: UUID, name: wire.SegmentName) -> wire.SealedSegment:
         path = f"/v1/recordings/{recording}/receipts/{name.sequence}/{name.sha256}"
@@ -106,18 +109,29 @@ class VaultClient:
         finally:
             await response.aclose()
 
-    async def _call(self, answer: type[_T], method: str, path: str, message: BaseModel | None = None) -> _T:
-        response = await self._send(method, path, message)
+    async def _call(
+        self,
+        answer: type[_T],
+        method: str,
+        path: str,
+        message: BaseModel | None = None,
+        *,
+        seconds: float | None = None,
+    ) -> _T:
+        response = await self._send(method, path, message, seconds=seconds)
         try:
             return answer.model_validate_json(response.content)
         except ValidationError as error:
             raise VaultUnreachable("an answer of the vault was not of its contract") from error
 
-    async def _send(self, method: str, path: str, message: BaseModel | None = None) -> httpx.Response:
+    async def _send(
+        self, method: str, path: str, message: BaseModel | None = None, *, seconds: float | None = None
+    ) -> httpx.Response:
         content = message.model_dump_json() if message is not None else None
         headers = {"content-type": "application/json"} if content else {}
         try:
-            response = await self._http.request(method, path, content=content, headers=headers)
+            waits = self._http.timeout if seconds is None else httpx.Timeout(seconds, connect=3.0)
+            response = await self._http.request(method, path, content=content, headers=headers, timeout=waits)
         except httpx.HTTPError as error:
             raise VaultUnreachable(str(error)) from error
         if response.is_error:
