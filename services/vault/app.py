@@ -63,7 +63,9 @@ def _limit_of(_method: str, path: str) -> int | None:
 
 async def _refuse(_: Request, error: Exception) -> Response:
     assert isinstance(error, errors.VaultError)
-    return http.problem(error.status, error.slug, error.title, detail=error.detail, **error.extra)
+    # A refusal is of this moment: a cache that kept the 404 of a tile would hide the tile once it is there.
+    headers = {"cache-control": "no-store"}
+    return http.problem(error.status, error.slug, error.title, detail=error.detail, headers=headers, **error.extra)
 
 
 async def _healthy() -> dict[str, str]:

@@ -15,6 +15,8 @@ from starlette.requests import ClientDisconnect
 from services.vault import errors
 from services.vault.contract import wire
 from services.vault.contract.channel import CHANNEL_SERVICE, ChannelError, verify
+from services.vault.log import tiles
+from services.vault.log.publish import CHECKPOINT
 from services.vault.service import Vault
 
 API_VERBS = frozenset(
@@ -140,20 +142,28 @@ async def export(
 
 @public.get("/checkpoint", response_class=PlainTextResponse)
 async def checkpoint(request: Request) -> Response:
-    return await _published(request, "checkpoint", "no-cache")
+    """The newest published checkpoint (C2SP tlog-tiles). It moves, so caches keep it for a moment only."""
+    return await _published(request, CHECKPOINT, "text/plain; charset=utf-8", "public, max-age=2")
 
 
 @public.get("/tile/{path:path}", response_class=Response)
-async def tile(request: Request, path: Annotated[str, Path(pattern=r"^[0-9a-z/.]{1,64}$")]) -> Response:
-    return await _published(request, f"tile/{path}", "public, max-age=31536000, immutable")
+async def tile(request: Request, path: str) -> Response:
+    """Tiles `<L>/<N>[.p/<W>]` and entry bundles `entries/<N>[.p/<W>]`. What lies under such a name never changes.
+
+    Bundles are not compressed: an entry is a digest of 32 bytes, which no compression makes shorter.
+    """
+    if len(path) > 64 or not tiles.PATH.fullmatch(f"tile/{path}"):
+        raise errors.NotPublished
+    return await _published(
+        request, f"tile/{path}", "application/octet-stream", "public, max-age=31536000, immutable"
+    )
 
 
-async def _published(request: Request, path: str, caching: str) -> Response:
-    if ".." in path:
-        raise errors.NoSuchStatement
+async def _published(request: Request, path: str, kind: str, caching: str) -> Response:
     vault: Vault = request.app.state.vault
     data = await vault.store.published(path)
     if data is None:
-        raise errors.NoSuchStatement
-    kind = "text/plain; charset=utf-8" if path == "checkpoint" else "application/octet-stream"
-    return Response(data, media_type=kind, headers={"cache-control": caching})
+        raise errors.NotPublished
+    # Anyone may read the log from anywhere, a page in a browser too.
+    headers = {"cache-control": caching, "access-control-allow-origin": "*", "x-content-type-options": "nosniff"}
+    return Response(data, media_type=kind, headers=headers)
