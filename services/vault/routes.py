@@ -30,6 +30,7 @@ API_VERBS = frozenset(
         "read-tickets",
         "append",
         "proof",
+        "log-state",
         "export",
     }
 )
@@ -130,7 +131,12 @@ async def append(message: wire.Append, vault: Annotated[Vault, Depends(allowed("
 
 @private.get("/log/proofs/{act}")
 async def proof(act: UUID, vault: Annotated[Vault, Depends(allowed("proof"))]) -> wire.LogProof:
-    return await vault.sequencer.proof(act)
+    return await vault.proof(act)
+
+
+@private.get("/log/state")
+async def log_state(vault: Annotated[Vault, Depends(allowed("log-state"))]) -> wire.LogState:
+    return await vault.log_state()
 
 
 @private.post("/exports", response_class=StreamingResponse)
