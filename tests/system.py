@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from deploy.local import bureau
 from deploy.local.bureau import Bureau
@@ -21,6 +23,7 @@ from deploy.local.demo import unpack
 from deploy.local.folders import discard
 from deploy.local.processes import ROOT
 from deploy.local.stack import Stack
+from services.vault.contract.client import VaultClient
 
 
 @dataclass
@@ -69,9 +72,16 @@ class System:
             text=True,
         )
 
+    def vault(self) -> VaultClient:
+        """The vault as the api speaks to it, with the api's own service key."""
+        pem = (self.stack.data / "secrets" / "api-service.pem").read_bytes()
+        key = load_pem_private_key(pem, password=None)
+        assert isinstance(key, Ed25519PrivateKey)
+        return VaultClient(self.stack.vault_url, key)
+
     def export(self, recording: str) -> Path:
         """Fetch a recording's evidence bundle as the supervisor; the unpacked folder."""
-        with self.sign_in("li") as client:
+        with contextlib.closing(self.sign_in("li")) as client:
             asked = client.post(f"/v1/recordings/{recording}/exports", json={"purpose": "spot-check"})
             asked.raise_for_status()
             tar = self.folder / f"{asked.json()['id']}.tar"

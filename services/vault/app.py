@@ -67,10 +67,13 @@ def _limit_of(_method: str, path: str) -> int | None:
 
 async def _refuse(_: Request, error: Exception) -> Response:
     assert isinstance(error, errors.VaultError)
+    # A refusal is of this moment: a cache that kept the 404 of a tile would hide the tile once it is there.
+    headers = {"cache-control": "no-store"}
     if error.status >= 500:  # what is behind the vault is nobody else's business
         _log.warning("%s: %s", error.slug, error.detail)
-        return http.problem(error.status, error.slug, error.title, headers={"retry-after": "2"}, **error.extra)
-    return http.problem(error.status, error.slug, error.title, detail=error.detail, **error.extra)
+        headers["retry-after"] = "2"
+        return http.problem(error.status, error.slug, error.title, headers=headers, **error.extra)
+    return http.problem(error.status, error.slug, error.title, detail=error.detail, headers=headers, **error.extra)
 
 
 async def _healthy() -> dict[str, str]:

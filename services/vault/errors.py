@@ -40,6 +40,10 @@ class NoSuchStatement(VaultError):
     status, slug, title = 404, "no-such-statement", "日志中没有这一条记录。"
 
 
+class NotPublished(VaultError):
+    status, slug, title = 404, "not-published", "公开日志中没有这一文件。"
+
+
 class NoSuchEnrolment(VaultError):
     status, slug, title = 404, "no-such-enrolment", "该终端密钥没有登记。"
 

@@ -1,7 +1,8 @@
 """An export: one tar that becomes a BagIt 1.0 bag, checked with stock tools or with the verifier inside it.
 
 1. The export's own act stands in the log already (the api appended it); no log, no export.
-2. One checkpoint is taken, and every proof in the bundle is made for it.
+2. One checkpoint is taken, cosigned by as many witnesses as the policy needs if they answer within a bounded
+   time, and every proof in the bundle is made for it.
 3. The media flows from the store as it lies there, sealed segment after sealed segment, one file a
    recording; each byte is hashed on its way, and a segment that is not what its receipt says ends the stream.
 4. Manifests, receipts, offsets, proofs, keys, the verifier and a README follow; the bag's own lists are last.
@@ -28,7 +29,9 @@ from sqlmodel import col
 from services.vault import errors
 from services.vault.contract import verify, wire
 from services.vault.keys import Keys, pem
+from services.vault.log.checkpoints import Checkpoints
 from services.vault.log.sequencer import Sequencer
+from services.vault.log.witnesses import Policy
 from services.vault.models import Enrolment, LogEntry, Manifest, Recording, Segment
 from services.vault.stores.port import Store
 
@@ -63,8 +66,9 @@ class _Bag:
 
 
 class Exporter:
-    def __init__(self, engine: AsyncEngine, store: Store, keys: Keys, sequencer: Sequencer):
+    def __init__(self, engine: AsyncEngine, store: Store, keys: Keys, sequencer: Sequencer, checkpoints: Checkpoints):
         self._engine, self._store, self._keys, self._sequencer = engine, store, keys, sequencer
+        self._checkpoints = checkpoints
 
     async def begin(self, request: wire.ExportRequest) -> AsyncIterator[bytes]:
         """Check that everything asked for is there, then hand out the stream. Raises NoSuchStatement,
@@ -107,9 +111,10 @@ class Exporter:
 
     async def _stream(self, request: wire.ExportRequest, closed: list[Any], moment: datetime) -> AsyncIterator[bytes]:
         bag = _Bag(f"quancheng-{request.act}", moment)
-        # 2. One checkpoint for all proofs.
-        size, checkpoint = await self._sequencer.head()
         acts = {request.act} | {row.act for row in closed} | {row.enrolment_act for row in closed}
+        # 2. One checkpoint for all proofs. A recording's other statements were entered before its manifest's.
+        last = max([await self._sequencer.position(act) for act in acts])
+        size, checkpoint = await self._checkpoints.covering(last + 1)
         yield bag.tag("bagit.txt", _BAGIT)
         for row in closed:
             async for chunk in self._recording(bag, row, acts):
@@ -159,7 +164,7 @@ class Exporter:
             bag.tag("keys/log.pem", pem(self._keys.log_public).encode()),
             bag.tag("keys/log.vkey", self._keys.log_vkey.encode() + b"\n"),
             bag.tag("verify.py", Path(verify.__file__).read_bytes()),
-            bag.tag("README.md", self._readme().encode()),
+            bag.tag("README.md", self._readme(checkpoint).encode()),
             bag.tag("manifest-sha256.txt", _list(bag.payload)),
         ]
         info = {
@@ -203,9 +208,35 @@ class Exporter:
         lines = b"".join(wire.canonical(row.receipt) + b"\n" for row in ordered)
         return lines, {row.statement_act for row in ordered}
 
-    def _readme(self) -> str:
+    def _readme(self, checkpoint: str) -> str:
         text = _README.read_text("utf-8")
-        return text.replace("@VAULT_KEY@", self._keys.receipt_key_id).replace("@LOG_KEY@", self._keys.log_vkey)
+        told = {
+            "@VAULT_KEY@": self._keys.receipt_key_id,
+            "@LOG_KEY@": self._keys.log_vkey,
+            "@WITNESSES@": _witnesses(self._checkpoints.policy, checkpoint),
+        }
+        for place, value in told.items():
+            text = text.replace(place, value)
+        return text
+
+
+def _witnesses(policy: Policy, checkpoint: str) -> str:
+    """What the README says of who cosigned the checkpoint, and how to check it."""
+    if not policy.witnesses:
+        return "该日志没有设置见证人。This log has no witnesses."
+    vkeys = [witness.vkey for witness in policy.witnesses]
+    cosigned = verify.verify_cosignatures(checkpoint, verify.parse_witnesses(vkeys))
+    lines = [
+        f"该日志要求 {len(vkeys)} 个见证人中至少 {policy.need} 个联署，本检查点有 {len(cosigned)} 个。",
+        f"The log asks for {policy.need} of {len(vkeys)} witnesses; this checkpoint has {len(cosigned)}.",
+    ]
+    if len(cosigned) < policy.need:
+        lines.append("导出时其余见证人没有应答。The others did not answer when this was exported.")
+    if cosigned:
+        keys = " ".join(f"'{vkey}'" for vkey in vkeys)
+        command = f"python3 verify.py . --witness {keys} --need {min(policy.need, len(cosigned))}"
+        lines += ["", "```text", command, "```"]
+    return "\n".join(lines)
 
 
 def _offsets(segments: list[dict[str, Any]]) -> bytes:

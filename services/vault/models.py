@@ -110,6 +110,38 @@ class LogTile(Table, table=True):
     hashes: bytes = Field(sa_type=LargeBinary)
 
 
+class LogCheckpoint(Table, table=True):
+    """A checkpoint that is or will be published. `policy` names the witness policy that it meets, and
+    `published_lines` how many cosignatures its public copy bears (None: not public yet)."""
+
+    __tablename__ = "checkpoints"
+    size: int = Field(primary_key=True, sa_type=BigInteger)
+    note: str
+    at: datetime = Field(sa_type=_Time)
+    policy: str | None = None
+    published_lines: int | None = Field(default=None, sa_type=SmallInteger)
+
+
+class Cosignature(Table, table=True):
+    __tablename__ = "cosignatures"
+    size: int = Field(primary_key=True, sa_type=BigInteger)
+    witness: str = Field(primary_key=True)
+    line: str
+    at: datetime = Field(sa_type=_Time)
+
+
+class WitnessRecord(Table, table=True):
+    """What we know of a witness: the size it cosigned last, since when it is away and why, when to ask again."""
+
+    __tablename__ = "witnesses"
+    witness: str = Field(primary_key=True)
+    size: int = Field(sa_type=BigInteger)
+    away_since: datetime | None = Field(default=None, sa_type=_Time)
+    reason: str | None = None
+    tries: int
+    next_try_at: datetime = Field(sa_type=_Time)
+
+
 class LogHead(Table, table=True):
     """One row: the newest signed checkpoint, and how far the public files have come."""
 

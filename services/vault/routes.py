@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -17,6 +16,8 @@ from starlette.requests import ClientDisconnect
 from services.vault import errors
 from services.vault.contract import wire
 from services.vault.contract.channel import CHANNEL_SERVICE, ChannelError, verify
+from services.vault.log import tiles
+from services.vault.log.publish import CHECKPOINT
 from services.vault.service import Vault
 
 API_VERBS = frozenset(
@@ -30,6 +31,7 @@ API_VERBS = frozenset(
         "read-tickets",
         "append",
         "proof",
+        "log-state",
         "export",
     }
 )
@@ -68,9 +70,6 @@ def allowed(verb: str) -> Callable[[Request], Coroutine[Any, Any, Vault]]:
 
     return check
 
-
-_TILE = re.compile(r"(?:entries|\d{1,2})/(?:x\d{3}/){0,6}\d{3}(?:\.p/\d{1,3})?", re.ASCII)
-"""The paths of C2SP tlog-tiles; no other is looked for in the store."""
 
 private = APIRouter(prefix="/v1")
 public = APIRouter(prefix="/log")
@@ -142,7 +141,12 @@ async def append(message: wire.Append, vault: Annotated[Vault, Depends(allowed("
 
 @private.get("/log/proofs/{act}")
 async def proof(act: UUID, vault: Annotated[Vault, Depends(allowed("proof"))]) -> wire.LogProof:
-    return await vault.sequencer.proof(act)
+    return await vault.proof(act)
+
+
+@private.get("/log/state")
+async def log_state(vault: Annotated[Vault, Depends(allowed("log-state"))]) -> wire.LogState:
+    return await vault.log_state()
 
 
 @private.post("/exports", response_class=StreamingResponse)
@@ -154,20 +158,28 @@ async def export(
 
 @public.get("/checkpoint", response_class=PlainTextResponse)
 async def checkpoint(request: Request) -> Response:
-    return await _published(request, "checkpoint", "no-cache")
+    """The newest published checkpoint (C2SP tlog-tiles). It moves, so caches keep it for a moment only."""
+    return await _published(request, CHECKPOINT, "text/plain; charset=utf-8", "public, max-age=2")
 
 
 @public.get("/tile/{path:path}", response_class=Response)
 async def tile(request: Request, path: str) -> Response:
-    if not _TILE.fullmatch(path):
-        raise errors.NoSuchStatement
-    return await _published(request, f"tile/{path}", "public, max-age=31536000, immutable")
+    """Tiles `<L>/<N>[.p/<W>]` and entry bundles `entries/<N>[.p/<W>]`. What lies under such a name never changes.
+
+    Bundles are not compressed: an entry is a digest of 32 bytes, which no compression makes shorter.
+    """
+    if len(path) > 64 or not tiles.PATH.fullmatch(f"tile/{path}"):
+        raise errors.NotPublished
+    return await _published(
+        request, f"tile/{path}", "application/octet-stream", "public, max-age=31536000, immutable"
+    )
 
 
-async def _published(request: Request, path: str, caching: str) -> Response:
+async def _published(request: Request, path: str, kind: str, caching: str) -> Response:
     vault: Vault = request.app.state.vault
     data = await vault.store.published(path)
     if data is None:
-        raise errors.NoSuchStatement
-    kind = "text/plain; charset=utf-8" if path == "checkpoint" else "application/octet-stream"
-    return Response(data, media_type=kind, headers={"cache-control": caching})
+        raise errors.NotPublished
+    # Anyone may read the log from anywhere, a page in a browser too.
+    headers = {"cache-control": caching, "access-control-allow-origin": "*", "x-content-type-options": "nosniff"}
+    return Response(data, media_type=kind, headers=headers)

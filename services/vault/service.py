@@ -28,8 +28,10 @@ from services.vault.contract.verify import key_id
 from services.vault.export import Exporter
 from services.vault.keys import Keys
 from services.vault.log import statement
+from services.vault.log.checkpoints import Checkpoints
 from services.vault.log.publish import Publisher
 from services.vault.log.sequencer import Sequencer, enter
+from services.vault.log.witnesses import Policy
 from services.vault.models import Enrolment, KeyRecord, LogHead, Segment
 from services.vault.sealing import Sealing
 from services.vault.settings import Settings
@@ -47,10 +49,12 @@ class Vault:
         retention = timedelta(days=settings.retention_days)
         self.engine, self.store, self.keys = engine, store, own
         self.sequencer = Sequencer(engine, own)
-        self.publisher = Publisher(engine, store, own, retention=retention)
+        policy = Policy(settings.witnesses, settings.witnesses_needed)
+        self.checkpoints = Checkpoints(engine, policy, seconds=settings.witness_seconds)
+        self.publisher = Publisher(engine, store, own, self.checkpoints, retention=retention)
         self.sealing = Sealing(engine, store, own, retention=retention)
         self.closer = Closer(engine, store, own, self.sequencer, retention=retention)
-        self.exporter = Exporter(engine, store, own, self.sequencer)
+        self.exporter = Exporter(engine, store, own, self.sequencer, self.checkpoints)
         self._loops: list[asyncio.Task[None]] = []
 
     @classmethod
@@ -76,6 +80,7 @@ class Vault:
         for loop in self._loops:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
+        await self.checkpoints.stop()
         await self.store.stop()
         await self.engine.dispose()
 
@@ -130,6 +135,15 @@ class Vault:
                 )
             )
         return wire.ReadTickets(tickets=tickets)
+
+    async def proof(self, act: UUID) -> wire.LogProof:
+        """In the newest checkpoint that meets the witness policy if the act is in it, else in the newest signed."""
+        position = await self.sequencer.position(act)
+        size, checkpoint = await self.checkpoints.best(position + 1)
+        return await self.sequencer.proof(act, size=size, checkpoint=checkpoint)
+
+    async def log_state(self) -> wire.LogState:
+        return await self.checkpoints.state()
 
     async def _sequence(self) -> None:
         await self.sequencer.wait_for_work(_SEQUENCE_SECONDS)

@@ -5,8 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from services.vault.contract.verify import VerificationError, parse_witnesses
+
+Url = Annotated[str, Field(pattern=r"^https?://[^\s?#]{1,500}$")]
+
+
+class Witness(BaseModel):
+    """`url` is the witness's submission prefix, `vkey` its note key of type cosignature/v1."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: Url
+    vkey: Annotated[str, Field(max_length=300)]
 
 
 class Settings(BaseSettings):
@@ -26,6 +39,14 @@ class Settings(BaseSettings):
     api_key: Annotated[str, Field(min_length=44, max_length=44)]
     """The api's service public key, raw, base64."""
 
+    witnesses: tuple[Witness, ...] = ()
+    """Those that are asked to cosign each checkpoint before it is published (C2SP tlog-witness), as JSON:
+    `[{"url": "https://witness.example/", "vkey": "name+id+key"}]`. Without any, nobody is asked."""
+    witnesses_needed: Annotated[int, Field(ge=0, le=64)] = 0
+    """How many of them a checkpoint must have: 1 to all; 0 where there are none."""
+    witness_seconds: Annotated[float, Field(gt=0, le=60)] = 5.0
+    """How long publishing, and an export, waits for them."""
+
     store: Literal["local", "s3"] = "local"
     retention_days: Annotated[int, Field(ge=1, le=366)] = 180
     """How far ahead an object is locked when it is put (DESIGN rule 5: at most twelve months)."""
@@ -44,6 +65,16 @@ class Settings(BaseSettings):
     s3_put_secret_key: SecretStr | None = None
     s3_keep_access_key: str | None = None
     s3_keep_secret_key: SecretStr | None = None
+
+    @model_validator(mode="after")
+    def _policy_can_be_met(self) -> Self:
+        try:
+            parse_witnesses(witness.vkey for witness in self.witnesses)
+        except VerificationError as error:
+            raise ValueError(f"QUANCHENG_VAULT_WITNESSES: {error}") from error
+        if not min(len(self.witnesses), 1) <= self.witnesses_needed <= len(self.witnesses):
+            raise ValueError("QUANCHENG_VAULT_WITNESSES_NEEDED must be between 1 and the number of witnesses")
+        return self
 
     @model_validator(mode="after")
     def _store_is_whole(self) -> Self:

@@ -88,6 +88,9 @@ class VaultClient:
     async def proof(self, act: UUID) -> wire.LogProof:
         return await self._call(wire.LogProof, "GET", f"/v1/log/proofs/{act}")
 
+    async def log_state(self) -> wire.LogState:
+        return await self._call(wire.LogState, "GET", "/v1/log/state")
+
     @asynccontextmanager
     async def export(self, request: wire.ExportRequest) -> AsyncIterator[AsyncIterator[bytes]]:
         """The bundle as a tar stream. The export act must stand in the log already."""

@@ -10,7 +10,8 @@ numbers are repeated in the code and in what is printed:
 1. *Bag* (BagIt 1.0, RFC 8493): every file is listed, every listed file is there, nothing else is, no links;
    the digests of all files but the media agree.
 2. *Keys*: each is Ed25519 and named rightly; with `--trust` the vault's and the log's are among those given.
-3. *Checkpoint* (C2SP signed-note, tlog-checkpoint): signed by the log's key.
+3. *Checkpoint* (C2SP signed-note, tlog-checkpoint): signed by the log's key, and with `--witness` cosigned
+   (C2SP tlog-cosignature) by at least `--need` of the witnesses given.
 4. *Manifests* (DSSE), for each recording: signed by the vault; the raw copies for openssl are the same bytes;
    the closing inside is signed by the terminal; count, missing segments and Merkle root (RFC 6962) recomputed
    from the listed segments are those the terminal signed; `offsets.tsv` agrees. Segments that were sealed
@@ -77,6 +78,7 @@ REPEATED = (
     "version",
 )
 ED25519_NOTE = b"\x01"
+COSIGNATURE_V1 = b"\x04"
 SALT_SIZE = 32
 CHUNK = 4 << 20
 SMALL_FILE = 256 << 20
@@ -393,7 +395,7 @@ class Note:
 
 @dataclass(frozen=True)
 class VerifierKey:
-    """A note key `name+id+base64(type || key)` of type Ed25519."""
+    """A note key `name+id+base64(type || key)`: of a log (Ed25519) or of a witness (cosignature/v1)."""
 
     name: str
     key_id: bytes
@@ -419,18 +421,18 @@ class Proof:
     checkpoint: str
 
 
-def note_key_id(name: str, raw_public_key: bytes) -> bytes:
-    """The signed-note id of an Ed25519 key: SHA-256(name || 0x0A || 0x01 || key)[:4]."""
-    return hashlib.sha256(name.encode() + b"\n" + ED25519_NOTE + raw_public_key).digest()[:4]
+def note_key_id(name: str, raw_public_key: bytes, kind: bytes = ED25519_NOTE) -> bytes:
+    """The signed-note id of an Ed25519 key: SHA-256(name || 0x0A || kind || key)[:4]."""
+    return hashlib.sha256(name.encode() + b"\n" + kind + raw_public_key).digest()[:4]
 
 
-def parse_vkey(vkey: str) -> VerifierKey:
-    """Read a note verifier key of type Ed25519 (`Unreadable`)."""
+def parse_vkey(vkey: str, kind: bytes = ED25519_NOTE) -> VerifierKey:
+    """Read a note verifier key, by default a log's, with `COSIGNATURE_V1` a witness's (`Unreadable`)."""
     name, _, rest = vkey.strip().partition("+")
     identity, _, encoded = rest.partition("+")
     material = unbase64(encoded)
-    good = bool(name) and not re.search(r"\s", name) and material[:1] == ED25519_NOTE and len(material) == 33
-    if not good or identity != note_key_id(name, material[1:]).hex():
+    good = bool(name) and not re.search(r"\s", name) and material[:1] == kind and len(material) == 33
+    if not good or identity != note_key_id(name, material[1:], kind).hex():
         raise Unreadable("not-a-vkey")
     return VerifierKey(name, bytes.fromhex(identity), Ed25519PublicKey.from_public_bytes(material[1:]))
 
@@ -474,6 +476,36 @@ def verify_note(note: str, vkey: str) -> Checkpoint:
     if checkpoint.origin != log.name:
         raise Untrusted("other-log")
     return checkpoint
+
+
+def parse_witnesses(vkeys: Iterable[str]) -> tuple[VerifierKey, ...]:
+    """Read witnesses' keys; one key under two names would count twice and is refused (`Unreadable`)."""
+    keys = []
+    for vkey in vkeys:
+        with within(vkey):
+            keys.append(parse_vkey(vkey, COSIGNATURE_V1))
+            if raw_key(keys[-1].key) in [raw_key(one.key) for one in keys[:-1]]:
+                raise Unreadable("same-witness")
+    return tuple(keys)
+
+
+def verify_cosignatures(note: str, witnesses: Iterable[VerifierKey]) -> dict[str, int]:
+    """Which of these witnesses cosigned a checkpoint note, by name, and when (POSIX seconds).
+
+    Lines by unknown keys are passed over; one that claims a known key and does not verify raises `Altered`.
+    """
+    parsed = parse_note(note)
+    found: dict[str, int] = {}
+    for witness in witnesses:
+        for line in parsed.signatures:
+            if line.of(witness):
+                at = int.from_bytes(line.signature[:8], "big")
+                if len(line.signature) != 72 or not 0 < at < 1 << 63:
+                    raise Unreadable("bad-signature-line")
+                message = b"cosignature/v1\ntime %d\n" % at + parsed.text.encode()
+                check_signature(witness.key, line.signature[8:], message)
+                found[witness.name] = max(at, found.get(witness.name, 0))
+    return found
 
 
 def parse_proof(text: str) -> Proof:
@@ -543,12 +575,16 @@ def verify_bundle(
     path: str | Path,
     trusted_keys: Mapping[str, Ed25519PublicKey] | None = None,
     progress: Progress | None = None,
+    *,
+    witnesses: Sequence[VerifierKey] = (),
+    need: int = 0,
 ) -> Report:
     """Verify an unpacked export; never raises for what is wrong with it, but says so in the `Report`.
 
     `trusted_keys` (by key id, see `load_trust`) must hold both the vault's and the log's key; without it
-    the keys of the bundle are used. `progress` is told the number and sentences of each step as it is done.
-    Memory does not grow with the size of the media.
+    the keys of the bundle are used. At least `need` of `witnesses` (see `parse_witnesses`) must have cosigned
+    the checkpoint; cosignatures of others are named and not verified. `progress` is told the number and
+    sentences of each step as it is done. Memory does not grow with the size of the media.
     """
     report, root = Report(), Path(path)
 
@@ -568,6 +604,11 @@ def verify_bundle(
         # 3. Checkpoint.
         note, checkpoint = _check_checkpoint(root, vkey)
         done(3, "checkpoint", origin=checkpoint.origin, size=checkpoint.size)
+        cosigned, others = _check_witnesses(note, vkey, witnesses, need)
+        if witnesses:
+            done(3, "cosigned", have=len(cosigned), need=need, names=", ".join(cosigned) or "-")
+        if others:
+            done(3, "cosigned-unchecked", count=len(others), names=", ".join(others))
         # 4. Manifests.
         report.recordings = sorted(name[5:-4] for name in payload if name.endswith(".mp4"))
         recordings = [_check_manifest(root, id_, vault, terminals) for id_ in report.recordings]
@@ -751,6 +792,19 @@ def _check_checkpoint(root: Path, vkey: str) -> tuple[str, Checkpoint]:
     if _read(root, "checkpoint.sig") not in [one.signature for one in parsed.signatures if one.of(log)]:
         raise Altered("raw-signature", "checkpoint.sig")
     return note, checkpoint
+
+
+def _check_witnesses(
+    note: str, vkey: str, witnesses: Sequence[VerifierKey], need: int
+) -> tuple[list[str], list[str]]:
+    """Step 3, the witnesses: names of those that cosigned, and of the lines nobody gave a key for."""
+    with within("checkpoint"):
+        cosigned = verify_cosignatures(note, witnesses)
+        if len(cosigned) < need:
+            raise Untrusted("too-few-witnesses", have=len(cosigned), need=need)
+        known = [parse_vkey(vkey), *witnesses]
+        others = [one.name for one in parse_note(note).signatures if not any(one.of(key) for key in known)]
+        return sorted(cosigned), others
 
 
 def _check_manifest(
@@ -958,6 +1012,11 @@ SENTENCES = {
     "not-a-note": ("不是有效的签名文本", "not a valid signed note"),
     "not-a-checkpoint": ("不是有效的检查点", "not a valid checkpoint"),
     "unsigned-checkpoint": ("没有该日志密钥的签名", "it is not signed by this log key"),
+    "same-witness": ("同一把见证人密钥给了两次", "the same witness key is given twice"),
+    "too-few-witnesses": (
+        "只有 {have} 个给定的见证人联署，需要 {need} 个",
+        "only {have} of the given witnesses cosigned it, {need} are needed",
+    ),
     "other-log": ("检查点属于另一个日志", "the checkpoint is of another log"),
     "not-a-proof": ("不是有效的 tlog-proof", "not a valid tlog-proof"),
     "bad-salt": ("盐值应为 32 字节", "the salt must be 32 bytes"),
@@ -1016,6 +1075,14 @@ SENTENCES = {
     "checkpoint": (
         "日志检查点签名有效：{origin}，{size} 条",
         "checkpoint: {origin}, {size} entries, well signed",
+    ),
+    "cosigned": (
+        "检查点有 {have} 个给定见证人的有效联署（至少需要 {need} 个）：{names}",
+        "checkpoint: cosigned by {have} of the given witnesses ({need} needed): {names}",
+    ),
+    "cosigned-unchecked": (
+        "检查点上另有 {count} 行其他密钥的签名，因未给出其公钥而没有核验：{names}",
+        "checkpoint: {count} more signatures, not verified since their keys were not given: {names}",
     ),
     "manifests": (
         "清单签名有效：{recordings} 条记录，{segments} 个片段，默克尔根与终端所签一致",
@@ -1088,18 +1155,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="extend",
         help="另行取得的 vault.pem 和 log.vkey / keys obtained elsewhere",
     )
+    parser.add_argument(
+        "--witness",
+        metavar="VKEY",
+        nargs="+",
+        action="extend",
+        help="日志见证人的公钥 / keys of the log's witnesses, as they publish them",
+    )
+    parser.add_argument(
+        "--need",
+        metavar="K",
+        type=int,
+        help="至少需要几个见证人的联署，默认全部 / how many of them must have cosigned, by default all",
+    )
     parser.add_argument("--quiet", action="store_true", help="只给结论 / print the verdict alone")
     options = parser.parse_args(arguments)
+    given = options.witness or []
+    need = len(given) if options.need is None else options.need
+    if not min(len(given), 1) <= need <= len(given):
+        parser.error("--need 应在 1 和 --witness 的个数之间 / must be between 1 and the number of --witness")
 
     def show(number: int, chinese: str, english: str) -> None:
         print(f"{number}. {chinese}\n   {english}", flush=True)
 
     try:
         trusted = load_trust(options.trust) if options.trust else None
+        witnesses = parse_witnesses(given)
     except VerificationError as error:
         print(f"{error.chinese}\n{error.english}")
         return error.code
-    report = verify_bundle(options.directory, trusted, None if options.quiet else show)
+    shown = None if options.quiet else show
+    report = verify_bundle(options.directory, trusted, shown, witnesses=witnesses, need=need)
     print(f"{report.chinese}\n{report.english}")
     if report.code == VERIFIED and trusted is None:
         for name, fingerprint in report.fingerprints.items():

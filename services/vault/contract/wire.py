@@ -229,6 +229,33 @@ class LogProof(Message):
     proof: str
 
 
+class WitnessState(Message):
+    """One witness of the log: what it cosigned last, and if it is away since when and why."""
+
+    name: str
+    vkey: str
+    url: str
+    cosigned_size: int
+    away_since: Moment | None
+    reason: Slug | None
+
+
+class LogState(Message):
+    """How far the log is signed and published, and whether its witnesses keep up.
+
+    `needed` of `witnesses` must cosign (0: none are asked). `cosigned` is how many cosigned the newest
+    published checkpoint, `meets_policy` whether that is enough, `met_size` the newest size that had enough.
+    """
+
+    size: int
+    published_size: int
+    needed: int
+    cosigned: int
+    meets_policy: bool
+    met_size: int | None
+    witnesses: list[WitnessState]
+
+
 class ReadTicketsRequest(Message):
     items: Annotated[list[SegmentName], Field(min_length=1, max_length=MAX_ITEMS)]
 

@@ -2,8 +2,9 @@
 
 1. Tiles and entry bundles that changed since the last published size.
 2. The statements with their salts, sealed among the evidence (they are private).
-3. Last, the checkpoint: whoever sees it finds everything it stands for.
-4. The published size moves.
+3. Witnesses' cosignatures on the checkpoint, as many as come within a bounded time (`checkpoints.py`).
+4. Last, the checkpoint: whoever sees it finds everything it stands for. Cosignatures that come later are added.
+5. The published size moves.
 
 One process publishes at a time (a session lock in the database), so that an older checkpoint never
 overwrites a newer one.
@@ -22,6 +23,7 @@ from services.vault.contract.wire import canonical
 from services.vault.errors import HistoryLost
 from services.vault.keys import Keys
 from services.vault.log import tiles, tree
+from services.vault.log.checkpoints import Checkpoints
 from services.vault.log.sequencer import tiles_for
 from services.vault.models import LogEntry, LogHead
 from services.vault.stores.port import Store
@@ -32,8 +34,11 @@ _STEP = 4096
 
 
 class Publisher:
-    def __init__(self, engine: AsyncEngine, store: Store, keys: Keys, *, retention: timedelta):
+    def __init__(
+        self, engine: AsyncEngine, store: Store, keys: Keys, checkpoints: Checkpoints, *, retention: timedelta
+    ):
         self._engine, self._store, self._keys, self._retention = engine, store, keys, retention
+        self._checkpoints = checkpoints
 
     async def check_history(self) -> None:
         """Refuse to run on a database older than, or forked from, what has been published."""
@@ -72,14 +77,21 @@ class Publisher:
                     upto = min(int(head.size), done + _STEP)
                     await self._publish_tiles(db, done, upto)
                     await self._seal_statements(db, done, upto)
-                    if upto == head.size:
-                        await self._store.publish(CHECKPOINT, head.checkpoint.encode(), immutable=False)
-                    forward = update(LogHead).where(col(LogHead.published_size) < upto)
-                    await db.execute(forward.values(published_size=upto))
+                    if upto < head.size:
+                        await self._published(db, upto)
                     done = upto
+                if head.size:
+                    note, lines = await self._checkpoints.cosign(int(head.size), head.checkpoint)
+                    if head.size > head.published_size or not await self._checkpoints.is_public(head.size, lines):
+                        await self._store.publish(CHECKPOINT, note.encode(), immutable=False)
+                        await self._checkpoints.made_public(int(head.size), lines)
+                        await self._published(db, int(head.size))
             finally:
                 await db.execute(text("SELECT pg_advisory_unlock(hashtext('quancheng-log-publish'))"))
         return True
+
+    async def _published(self, db: AsyncConnection, size: int) -> None:
+        await db.execute(update(LogHead).where(col(LogHead.published_size) < size).values(published_size=size))
 
     async def _publish_tiles(self, db: AsyncConnection, done: int, upto: int) -> None:
         for level, number, width in tree.changed_tiles(done, upto):

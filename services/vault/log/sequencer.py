@@ -127,26 +127,25 @@ class Sequencer:
         checkpoint = self._keys.checkpoint(new_size, root)
         await db.execute(update(LogHead).values(size=new_size, root=root, checkpoint=checkpoint))
 
-    async def proof(self, act: UUID, *, size: int | None = None, checkpoint: str | None = None) -> wire.LogProof:
-        """The C2SP proof of one act, in the newest checkpoint or in the one that is given with its size."""
+    async def position(self, act: UUID) -> int:
+        """The index of an act. Raises NoSuchStatement where it has none yet."""
+        async with self._engine.connect() as db:
+            found = await db.scalar(select(col(LogEntry.position)).where(col(LogEntry.act) == act))
+        if found is None:
+            raise errors.NoSuchStatement
+        return found
+
+    async def proof(self, act: UUID, *, size: int, checkpoint: str) -> wire.LogProof:
+        """The C2SP proof of one act in the checkpoint of this size, which must hold it."""
         async with self._engine.connect() as db:
             entry = (await db.execute(select(LogEntry).where(col(LogEntry.act) == act))).one_or_none()
             if entry is None:
                 raise errors.NoSuchStatement
-            if size is None or checkpoint is None:
-                head = (await db.execute(select(LogHead))).one()
-                size, checkpoint = int(head.size), str(head.checkpoint)
             needed = tree.right_edge(size) | tree.path(entry.position)
             tiles = await tiles_for(db, needed)
         hashes = tree.inclusion_proof(entry.position, size, tiles.__getitem__)
         text = statement.proof_text(entry.position, hashes, checkpoint, entry.salt, entry.statement)
         return wire.LogProof(act=act, index=entry.position, statement=json.loads(entry.statement), proof=text)
-
-    async def head(self) -> tuple[int, str]:
-        """Size and checkpoint note of the newest signed tree."""
-        async with self._engine.connect() as db:
-            head = (await db.execute(select(LogHead))).one()
-        return int(head.size), str(head.checkpoint)
 
 
 async def tiles_for(db: AsyncConnection, places: set[tuple[int, int]]) -> dict[tuple[int, int], bytes]:

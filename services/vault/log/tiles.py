@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 WIDTH = 256
 MAX_ENTRY_BYTES = 0xFFFF
+PATH = re.compile(
+    r"tile/(entries|[0-9]|[1-5][0-9]|6[0-3])/(x[0-9]{3}/)*[0-9]{3}(\.p/([1-9][0-9]?|1[0-9]{2}|2[0-4][0-9]|25[0-5]))?"
+)
+"""Every path a tile or an entry bundle can have; nothing else is looked for in the store."""
 
 
 def tile_path(level: int, number: int, width: int = WIDTH) -> str:

@@ -9,7 +9,7 @@ the tile does as well) and with anything, such as empty bytes, where that tree h
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from services.vault.contract.verify import node_hash
 
@@ -20,6 +20,8 @@ LEVELS = 8
 
 Place = tuple[int, int]
 ReadTile = Callable[[Place], bytes]
+ReadProof = Callable[[int], Awaitable[Sequence[bytes]]]
+"""The consistency proof from an older size to the one in question, wherever its tiles lie."""
 
 
 class TileShort(ValueError):
