@@ -15,7 +15,7 @@ from services.vault.contract import verify
 from services.vault.log import note
 from services.vault.log.witnesses import Policy, pause, request_body
 from services.vault.settings import Settings, Witness
-from tests.unit.bundles import Maker, relist
+from tests.unit.bundles import Maker
 
 LOG = Ed25519PrivateKey.generate()
 CHECKPOINT = note.sign_checkpoint("log.test/1", 20852163, bytes(32), LOG)
@@ -128,15 +128,15 @@ def test_a_policy_that_cannot_be_met_is_refused_at_the_start(witnesses: list[tup
 # --- In an export ------------------------------------------------------------------------------------
 
 
-def cosigned(bundle: Path, *lines: str) -> None:
+def cosigned(maker: Maker, bundle: Path, *lines: str) -> None:
     for path in (bundle / "checkpoint", *(bundle / "proofs").iterdir()):
         path.write_text(path.read_text() + "".join(lines))
-    relist(bundle)
+    maker.list_and_sign(bundle)
 
 
 def test_an_export_meets_a_policy_or_is_not_trusted(bundle: Path, maker: Maker) -> None:
     text = (bundle / "checkpoint.body").read_text()
-    cosigned(bundle, cosign("w.test/a", A, text), cosign("w.test/x", LOG, text))
+    cosigned(maker, bundle, cosign("w.test/a", A, text), cosign("w.test/x", LOG, text))
     for need, code in ((0, 0), (1, 0), (2, 3)):
         report = verify.verify_bundle(bundle, maker.trusted, witnesses=KEYS, need=need)
         assert (report.code, report.slug) == (code, "too-few-witnesses" if code else ""), report
@@ -146,7 +146,7 @@ def test_an_export_meets_a_policy_or_is_not_trusted(bundle: Path, maker: Maker) 
 
 
 def test_a_forged_cosignature_in_an_export_is_an_alteration(bundle: Path, maker: Maker) -> None:
-    cosigned(bundle, cosign("w.test/a", A, "another checkpoint\n"))
+    cosigned(maker, bundle, cosign("w.test/a", A, "another checkpoint\n"))
     assert verify.verify_bundle(bundle, maker.trusted).code == 0
     report = verify.verify_bundle(bundle, maker.trusted, witnesses=KEYS, need=1)
     assert (report.code, report.subject) == (1, "checkpoint")
