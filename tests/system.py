@@ -123,7 +123,9 @@ def free_ports(count: int = 3) -> int:
 
 
 @contextlib.contextmanager
-def running(minio: Path | None, *, port: int | None = None, **settings: str) -> Iterator[System]:
+def running(
+    minio: Path | None, *, port: int | None = None, settings: dict[str, str] | None = None
+) -> Iterator[System]:
     """A system of its own in a temporary folder, which is removed at the end."""
     folder = Path(tempfile.mkdtemp(prefix="quancheng-test-"))
     said: list[str] = []

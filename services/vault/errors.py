@@ -112,5 +112,9 @@ class HistoryLost(Exception):
     """The log in the database is older than the newest published checkpoint: a restored dump is a fork."""
 
 
+class CertificateFault(Exception):
+    """A pinned certificate is missing or unfit. The message is one clear sentence."""
+
+
 class KeyFault(Exception):
     """A private key is missing, unreadable or open to others. The message is one clear sentence."""

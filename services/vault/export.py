@@ -34,6 +34,7 @@ from services.vault.log.sequencer import Sequencer
 from services.vault.log.witnesses import Policy
 from services.vault.models import Enrolment, LogEntry, Manifest, Recording, Segment
 from services.vault.stores.port import Store
+from services.vault.timestamps import Timestamper
 
 _README = Path(__file__).with_name("export_readme.md")
 _BAGIT = b"BagIt-Version: 1.0\nTag-File-Character-Encoding: UTF-8\n"
@@ -66,9 +67,17 @@ class _Bag:
 
 
 class Exporter:
-    def __init__(self, engine: AsyncEngine, store: Store, keys: Keys, sequencer: Sequencer, checkpoints: Checkpoints):
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        store: Store,
+        keys: Keys,
+        sequencer: Sequencer,
+        checkpoints: Checkpoints,
+        timestamper: Timestamper,
+    ):
         self._engine, self._store, self._keys, self._sequencer = engine, store, keys, sequencer
-        self._checkpoints = checkpoints
+        self._checkpoints, self._timestamper = checkpoints, timestamper
 
     async def begin(self, request: wire.ExportRequest) -> AsyncIterator[bytes]:
         """Check that everything asked for is there, then hand out the stream. Raises NoSuchStatement,
@@ -113,8 +122,9 @@ class Exporter:
         bag = _Bag(f"quancheng-{request.act}", moment)
         acts = {request.act} | {row.act for row in closed} | {row.enrolment_act for row in closed}
         # 2. One checkpoint for all proofs. A recording's other statements were entered before its manifest's.
-        last = max([await self._sequencer.position(act) for act in acts])
-        size, checkpoint = await self._checkpoints.covering(last + 1)
+        positions = {act: await self._sequencer.position(act) for act in acts}
+        size, checkpoint = await self._checkpoints.covering(max(positions.values()) + 1)
+        stamps = await self._timestamper.covering([positions[row.act] for row in closed], size)
         yield bag.tag("bagit.txt", _BAGIT)
         for row in closed:
             async for chunk in self._recording(bag, row, acts):
@@ -122,7 +132,14 @@ class Exporter:
         for act in sorted(acts):
             proof = await self._sequencer.proof(act, size=size, checkpoint=checkpoint)
             yield bag.tag(f"proofs/{act}.tlog-proof", proof.proof.encode())
-        for part in self._constant(bag, checkpoint, moment):
+        for stamp in stamps:
+            proof_lines = [base64.b64encode(one) for one in await self._checkpoints.consistency(stamp.size, size)]
+            yield bag.tag(f"timestamps/{stamp.size}.checkpoint", stamp.checkpoint)
+            yield bag.tag(f"timestamps/{stamp.size}.tsr", stamp.token)
+            yield bag.tag(f"timestamps/{stamp.size}.consistency", b"".join(one + b"\n" for one in proof_lines))
+            if f"keys/tsa-{stamp.tsa}.pem" not in bag.tags:
+                yield bag.tag(f"keys/tsa-{stamp.tsa}.pem", stamp.certificate)
+        for part in self._constant(bag, checkpoint, moment, stamps):
             yield part
 
     async def _recording(self, bag: _Bag, row: Any, acts: set[UUID]) -> AsyncIterator[bytes]:
@@ -152,7 +169,7 @@ class Exporter:
         if f"keys/terminal-{row.key_id}.pem" not in bag.tags:
             yield bag.tag(f"keys/terminal-{row.key_id}.pem", pem(row.public_key).encode())
 
-    def _constant(self, bag: _Bag, checkpoint: str, moment: datetime) -> list[bytes]:
+    def _constant(self, bag: _Bag, checkpoint: str, moment: datetime, stamps: list[Any]) -> list[bytes]:
         note = verify.parse_note(checkpoint)
         log = verify.parse_vkey(self._keys.log_vkey)
         signature = next(line.signature for line in note.signatures if line.name == log.name)
@@ -164,7 +181,7 @@ class Exporter:
             bag.tag("keys/log.pem", pem(self._keys.log_public).encode()),
             bag.tag("keys/log.vkey", self._keys.log_vkey.encode() + b"\n"),
             bag.tag("verify.py", Path(verify.__file__).read_bytes()),
-            bag.tag("README.md", self._readme(checkpoint).encode()),
+            bag.tag("README.md", self._readme(checkpoint, stamps).encode()),
             bag.tag("manifest-sha256.txt", _list(bag.payload)),
         ]
         info = {
@@ -208,11 +225,12 @@ class Exporter:
         lines = b"".join(wire.canonical(row.receipt) + b"\n" for row in ordered)
         return lines, {row.statement_act for row in ordered}
 
-    def _readme(self, checkpoint: str) -> str:
+    def _readme(self, checkpoint: str, stamps: list[Any]) -> str:
         text = _README.read_text("utf-8")
         told = {
             "@VAULT_KEY@": self._keys.receipt_key_id,
             "@LOG_KEY@": self._keys.log_vkey,
+            "@TIMESTAMPS@": _timestamps(stamps),
             "@WITNESSES@": _witnesses(self._checkpoints.policy, checkpoint),
         }
         for place, value in told.items():
@@ -237,6 +255,26 @@ def _witnesses(policy: Policy, checkpoint: str) -> str:
         command = f"python3 verify.py . --witness {keys} --need {min(policy.need, len(cosigned))}"
         lines += ["", "```text", command, "```"]
     return "\n".join(lines)
+
+
+def _timestamps(stamps: list[Any]) -> str:
+    """What the README says of tokens, with the stock command for each."""
+    if not stamps:
+        return "本包没有时间戳。There is no time-stamp token in this bundle."
+    lines = [
+        "时间戳机构为较早的检查点所盖的时间戳；`timestamps/*.consistency` 证明本包的日志是它的延续。",
+        "Tokens on earlier checkpoints; `timestamps/*.consistency` prove that this log continues them.",
+        "",
+        "```sh",
+    ]
+    for stamp in stamps:
+        stem, key = f"timestamps/{stamp.size}", f"keys/tsa-{stamp.tsa}.pem"
+        at = int(stamp.stamped_at.timestamp())
+        lines.append(
+            f"openssl ts -verify -data {stem}.checkpoint -in {stem}.tsr"
+            f" -partial_chain -attime {at} -CAfile {key} -untrusted {key}"
+        )
+    return "\n".join([*lines, "```"])
 
 
 def _offsets(segments: list[dict[str, Any]]) -> bytes:

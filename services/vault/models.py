@@ -142,6 +142,33 @@ class WitnessRecord(Table, table=True):
     next_try_at: datetime = Field(sa_type=_Time)
 
 
+class AuthorityRecord(Table, table=True):
+    """The pinned certificate (PEM) of an authority whose token we hold; it outlives its place in the settings."""
+
+    __tablename__ = "authorities"
+    tsa: str = Field(primary_key=True)
+    certificate: bytes = Field(sa_type=LargeBinary)
+    since: datetime = Field(sa_type=_Time)
+
+
+class Timestamp(Table, table=True):
+    """A checkpoint queued for a token, and the token. It waits while it has none and `next_try_at` is set."""
+
+    __tablename__ = "timestamps"
+    size: int = Field(primary_key=True, sa_type=BigInteger)
+    minute: datetime = Field(sa_type=_Time)
+    checkpoint: bytes = Field(sa_type=LargeBinary)
+    digest: bytes = Field(sa_type=LargeBinary)
+    requested_at: datetime = Field(sa_type=_Time)
+    tries: int
+    next_try_at: datetime | None = Field(default=None, sa_type=_Time)
+    token: bytes | None = Field(default=None, sa_type=LargeBinary)
+    tsa: str | None = None
+    stamped_at: datetime | None = Field(default=None, sa_type=_Time)
+    got_at: datetime | None = Field(default=None, sa_type=_Time)
+    sealed_at: datetime | None = Field(default=None, sa_type=_Time)
+
+
 class LogHead(Table, table=True):
     """One row: the newest signed checkpoint, and how far the public files have come."""
 

@@ -1,8 +1,8 @@
 """The vault as one object: what its parts share, how it starts, what it does while it runs.
 
 Start: read the keys, bring the log's head into being, check the store, refuse a history that is older than
-what was published. Then three loops go on until it stops: sequencing, publishing, and what sweeps up behind
-a crash (minute statements, manifests not yet in the store).
+what was published. Then four loops go on until it stops: sequencing, publishing, time-stamping, and what
+sweeps up behind a crash (minute statements, manifests not yet in the store).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid5
@@ -37,15 +37,18 @@ from services.vault.sealing import Sealing
 from services.vault.settings import Settings
 from services.vault.stores import open_store
 from services.vault.stores.port import Store
+from services.vault.timestamps import Authority, Timestamper, load_authorities
 
 _log = logging.getLogger("quancheng.vault")
 _ENROLMENTS = UUID("8f9d2b1c-5a3e-5c1f-9a70-5d6a3c0b7e11")
-_SEQUENCE_SECONDS, _SWEEP_SECONDS = 1.0, 5.0
+_SEQUENCE_SECONDS, _SWEEP_SECONDS, _STAMP_SECONDS = 1.0, 5.0, 2.0
 _EMPTY_ROOT = bytes.fromhex("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
 
 
 class Vault:
-    def __init__(self, settings: Settings, engine: AsyncEngine, store: Store, own: Keys):
+    def __init__(
+        self, settings: Settings, engine: AsyncEngine, store: Store, own: Keys, authorities: Sequence[Authority]
+    ):
         retention = timedelta(days=settings.retention_days)
         self.engine, self.store, self.keys = engine, store, own
         self.sequencer = Sequencer(engine, own)
@@ -54,12 +57,14 @@ class Vault:
         self.publisher = Publisher(engine, store, own, self.checkpoints, retention=retention)
         self.sealing = Sealing(engine, store, own, retention=retention)
         self.closer = Closer(engine, store, own, self.sequencer, retention=retention)
-        self.exporter = Exporter(engine, store, own, self.sequencer, self.checkpoints)
+        self.timestamper = Timestamper(engine, store, authorities, retention=retention)
+        self.exporter = Exporter(engine, store, own, self.sequencer, self.checkpoints, self.timestamper)
         self._loops: list[asyncio.Task[None]] = []
 
     @classmethod
     async def start(cls, settings: Settings) -> Vault:
-        """Raises KeyFault, StoreUnfit or HistoryLost, each with one clear sentence, and then serves nothing."""
+        """Raises CertificateFault, KeyFault, StoreUnfit or HistoryLost, each with one clear sentence."""
+        authorities = await asyncio.to_thread(load_authorities, settings)
         engine = database.connect(settings)
         async with engine.begin() as db:
             known = {row.purpose: row.public_key for row in await db.execute(select(KeyRecord))}
@@ -67,12 +72,13 @@ class Vault:
             await _found_log(db, own)
         store = open_store(settings, own.local_secret)
         await store.start()
-        vault = cls(settings, engine, store, own)
+        vault = cls(settings, engine, store, own, authorities)
         await vault.publisher.check_history()
         vault._loops = [
             asyncio.create_task(vault._repeat(vault._sequence, "sequence")),
             asyncio.create_task(vault._repeat(vault._publish, "publish")),
             asyncio.create_task(vault._repeat(vault._sweep, "sweep")),
+            asyncio.create_task(vault._repeat(vault._stamp, "stamp")),
         ]
         return vault
 
@@ -81,6 +87,7 @@ class Vault:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
         await self.checkpoints.stop()
+        await self.timestamper.stop()
         await self.store.stop()
         await self.engine.dispose()
 
@@ -143,7 +150,7 @@ class Vault:
         return await self.sequencer.proof(act, size=size, checkpoint=checkpoint)
 
     async def log_state(self) -> wire.LogState:
-        return await self.checkpoints.state()
+        return await self.checkpoints.state(await self.timestamper.state())
 
     async def _sequence(self) -> None:
         await self.sequencer.wait_for_work(_SEQUENCE_SECONDS)
@@ -153,6 +160,10 @@ class Vault:
     async def _publish(self) -> None:
         await self.sequencer.wait_for_growth(_SEQUENCE_SECONDS)
         await self.publisher.publish()
+
+    async def _stamp(self) -> None:
+        await asyncio.sleep(_STAMP_SECONDS)
+        await self.timestamper.run()
 
     async def _sweep(self) -> None:
         await asyncio.sleep(_SWEEP_SECONDS)

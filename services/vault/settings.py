@@ -22,6 +22,15 @@ class Witness(BaseModel):
     vkey: Annotated[str, Field(max_length=300)]
 
 
+class TimestampAuthority(BaseModel):
+    """`certificate` is a PEM file: the authority's own, which is pinned, then those above it up to the root."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: Url
+    certificate: Path
+
+
 class Settings(BaseSettings):
     """Read from the environment, prefix `QUANCHENG_VAULT_`."""
 
@@ -46,6 +55,10 @@ class Settings(BaseSettings):
     """How many of them a checkpoint must have: 1 to all; 0 where there are none."""
     witness_seconds: Annotated[float, Field(gt=0, le=60)] = 5.0
     """How long publishing, and an export, waits for them."""
+
+    tsas: tuple[TimestampAuthority, ...] = ()
+    """Time-stamping authorities (RFC 3161), asked in this order, as JSON:
+    `[{"url": "http://tsa.example/", "certificate": "/etc/quancheng/tsa.pem"}]`. Without any, nobody is asked."""
 
     store: Literal["local", "s3"] = "local"
     retention_days: Annotated[int, Field(ge=1, le=366)] = 180

@@ -40,7 +40,8 @@ def witnesses(litewitness: Path) -> Iterator[list[Witness]]:
 def system(witnesses: list[Witness]) -> Iterator[System]:
     listed = json.dumps([{"url": one.url, "vkey": one.vkey} for one in witnesses])
     policy = {"WITNESSES": listed, "WITNESSES_NEEDED": "2", "WITNESS_SECONDS": str(SECONDS)}
-    with running(None, **{f"QUANCHENG_VAULT_{name}": value for name, value in policy.items()}) as made:
+    settings = {f"QUANCHENG_VAULT_{name}": value for name, value in policy.items()}
+    with running(None, settings=settings) as made:
         yield made
 
 

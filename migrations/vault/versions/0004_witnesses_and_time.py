@@ -34,6 +34,11 @@ CREATE TABLE vault.witnesses (
     next_try_at timestamptz NOT NULL,
     CHECK ((away_since IS NULL) = (reason IS NULL))
 );
+CREATE TABLE vault.authorities (
+    tsa char(64) PRIMARY KEY,
+    certificate bytea NOT NULL,
+    since timestamptz NOT NULL
+);
 CREATE TABLE vault.timestamps (
     size bigint PRIMARY KEY REFERENCES vault.checkpoints,
     minute timestamptz NOT NULL UNIQUE,
@@ -43,7 +48,7 @@ CREATE TABLE vault.timestamps (
     tries integer NOT NULL,
     next_try_at timestamptz,
     token bytea,
-    tsa char(64),
+    tsa char(64) REFERENCES vault.authorities,
     stamped_at timestamptz,
     got_at timestamptz,
     sealed_at timestamptz,
@@ -56,7 +61,7 @@ CREATE INDEX timestamps_had ON vault.timestamps (size) WHERE token IS NOT NULL;
 """
 
 GRANTS = """
-GRANT SELECT, INSERT ON vault.checkpoints, vault.cosignatures, vault.timestamps TO quancheng_vault;
+GRANT SELECT, INSERT ON vault.checkpoints, vault.cosignatures, vault.authorities, vault.timestamps TO quancheng_vault;
 GRANT UPDATE (policy, published_lines) ON vault.checkpoints TO quancheng_vault;
 GRANT SELECT, INSERT, UPDATE ON vault.witnesses TO quancheng_vault;
 GRANT UPDATE (tries, next_try_at, token, tsa, stamped_at, got_at, sealed_at) ON vault.timestamps TO quancheng_vault;

@@ -20,7 +20,10 @@ numbers are repeated in the code and in what is printed:
 6. *Proofs* (C2SP tlog-proof): each statement is in the log of this very checkpoint; among them are those of
    each manifest, of every segment, of each terminal's enrolment and of the export itself.
 7. *Media*: every byte is hashed, as a file for the bag and segment by segment for the manifest.
-8. *Listing*: the vault's key signed the list of all other files, so that none of them was exchanged, the
+8. *Time* (RFC 3161), where there are tokens: each is by its authority's certificate on an earlier checkpoint of
+   this log, of which the export's own is a continuation; so what that checkpoint held existed by then. With
+   `--tsa` the authorities are among those given, and every recording has a token.
+9. *Listing*: the vault's key signed the list of all other files, so that none of them was exchanged, the
    README and this program among them.
 
 Without `--trust` the keys in the export are used, which shows only that the export agrees with itself.
@@ -42,12 +45,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 from threading import Event
 from typing import Any, NoReturn, TypeVar
 
 try:
+    from cryptography import x509
     from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 except ImportError:
@@ -58,6 +65,7 @@ except ImportError:
     sys.exit(6)
 
 Json = dict[str, Any]
+UTC = timezone.utc  # noqa: UP017 - whoever verifies may have an older Python than the services need
 Progress = Callable[[int, str, str], None]
 T = TypeVar("T")
 
@@ -94,6 +102,7 @@ FIXED = (
 EACH = ("manifest.dsse.json", "manifest.pae", "manifest.sig", "receipts.jsonl", "offsets.tsv")
 LAYOUT = re.compile(
     rf"{'|'.join(map(re.escape, FIXED))}|keys/terminal-[0-9a-f]{{64}}\.pem|proofs/{UUID}\.tlog-proof"
+    rf"|keys/tsa-[0-9a-f]{{64}}\.pem|timestamps/[1-9][0-9]{{0,17}}\.(checkpoint|consistency|tsr)"
     rf"|data/{UUID}\.mp4|data/{UUID}\.beside/[0-9]{{10}}-[0-9a-f]{{64}}"
     rf"|recordings/{UUID}/({'|'.join(map(re.escape, EACH))})"
 )
@@ -537,6 +546,135 @@ def statement_leaf(salt: bytes, statement: bytes) -> bytes:
     return hashlib.sha256(salt + statement).digest()
 
 
+# --- Time-stamp tokens (RFC 3161, CMS RFC 5652) -----------------------------------------------------
+
+SIGNED_DATA, TST_INFO = "2a864886f70d010702", "2a864886f70d0109100104"
+CONTENT_TYPE, MESSAGE_DIGEST = "2a864886f70d010903", "2a864886f70d010904"
+SIGNING_CERTIFICATE = {"2a864886f70d010910020c": "sha1", "2a864886f70d010910022f": "sha256"}
+HASHES = {
+    **dict.fromkeys(("608648016503040201", "2a864886f70d01010b", "2a8648ce3d040302"), "sha256"),
+    **dict.fromkeys(("608648016503040202", "2a864886f70d01010c", "2a8648ce3d040303"), "sha384"),
+    **dict.fromkeys(("608648016503040203", "2a864886f70d01010d", "2a8648ce3d040304"), "sha512"),
+}
+"""By object identifier: the digests, and the same within RSA and ECDSA signature algorithms."""
+
+Der = list[tuple[int, bytes]]
+
+
+def _der(data: bytes) -> Der:
+    """The DER elements that `data` consists of, as tag and content. Raises ValueError."""
+    found, at = [], 0
+    while at < len(data):
+        tag, length, at = data[at], data[at + 1], at + 2
+        if length > 127:
+            size = length & 127
+            length, at = int.from_bytes(data[at : at + size], "big"), at + size
+        if tag & 31 == 31 or at + length > len(data):
+            raise ValueError("not DER")
+        found.append((tag, data[at : at + length]))
+        at += length
+    return found
+
+
+def _oid(data: bytes) -> str:
+    """The object identifier that a sequence begins with, as the hex of its content."""
+    return _der(data)[0][1].hex()
+
+
+def load_certificate(pem: bytes) -> x509.Certificate:
+    """Read a time-stamping authority's certificate in PEM, the first of the file (`Unreadable`)."""
+    try:
+        return x509.load_pem_x509_certificate(pem)
+    except ValueError:
+        raise Unreadable("not-a-certificate") from None
+
+
+def certificate_id(certificate: x509.Certificate) -> str:
+    """Lowercase hex SHA-256 of the certificate (DER): its fingerprint."""
+    return hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest()
+
+
+def verify_timestamp(response: bytes, data: bytes, certificate: x509.Certificate) -> datetime:
+    """Verify that an RFC 3161 response is a token on `data` by exactly this certificate; returns its time.
+
+    Checked: granted; imprint (SHA-256, 384, 512); signed content type and digest; the certificate named in the
+    signed attributes; the signature (RSA PKCS#1, ECDSA, Ed25519); the certificate's purpose and its validity
+    at that time. Not checked: the certificate's issuers and revocation, since it is trusted itself. Raises
+    `Altered`, `Untrusted`, `Unreadable`.
+    """
+    try:
+        status, (_, content) = _der(_der(response)[0][1])
+        signed = _der(_der(_der(content)[1][1])[0][1])
+        info = _der(_der(_der(signed[2][1])[1][1])[0][1])
+        tst = _der(_der(signed[2][1])[1][1])[0][1]
+        (signer,) = _der(signed[-1][1])
+        _, _, algorithm, attributes, scheme, signature = _der(signer[1])[:6]
+        signed_attributes = {_oid(one): _der(_der(one)[1][1])[0] for _, one in _der(attributes[1])}
+        digest, told = HASHES[_oid(algorithm[1])], HASHES.get(_oid(scheme[1]))
+        whole = (_oid(content), _oid(signed[2][1]), attributes[0], signer[0], int(_der(status[1])[0][1].hex(), 16))
+        named = [(kind, one) for oid, kind in SIGNING_CERTIFICATE.items() if (one := signed_attributes.get(oid))]
+        tst_fields = _der(_der(tst)[0][1])
+        imprint = _der(tst_fields[2][1])
+        stamp = tst_fields[4][1].decode("ascii").partition(".")[0].rstrip("Z")
+        moment = datetime.strptime(stamp, "%Y%m%d%H%M%S").replace(tzinfo=UTC)
+        good_imprint = hashlib.new(HASHES[_oid(imprint[0][1])], data).digest() == imprint[1][1]
+        ids = [(kind, _der(_der(_der(one[1])[0][1])[0][1])) for kind, one in named]
+        good_content = signed_attributes[CONTENT_TYPE][1].hex() == TST_INFO
+        good_digest = signed_attributes[MESSAGE_DIGEST][1] == hashlib.new(digest, tst).digest()
+    except (ValueError, IndexError, KeyError):
+        raise Unreadable("not-a-token") from None
+    if whole[:4] != (SIGNED_DATA, TST_INFO, 0xA0, 0x30) or whole[4] not in {0, 1} or not info:
+        raise Unreadable("not-a-token")
+    if not good_imprint or not good_content or not good_digest:
+        raise Altered("token-of-other")
+    raw = certificate.public_bytes(Encoding.DER)
+    for usual, fields in ids:
+        # ESSCertIDv2 names its digest only where that is not SHA-256.
+        kind = HASHES.get(_oid(fields[0][1]), "") if fields[0][0] == 0x30 else usual
+        if not kind or hashlib.new(kind, raw, usedforsecurity=False).digest() not in [value for _, value in fields]:
+            raise Untrusted("other-authority")
+    if not ids:
+        raise Unreadable("not-a-token")
+    key, message = certificate.public_key(), b"\x31" + _length(attributes[1]) + attributes[1]
+    chosen = {"sha256": hashes.SHA256(), "sha384": hashes.SHA384(), "sha512": hashes.SHA512()}[told or digest]
+    try:
+        if isinstance(key, rsa.RSAPublicKey):
+            key.verify(signature[1], message, padding.PKCS1v15(), chosen)
+        elif isinstance(key, ec.EllipticCurvePublicKey):
+            key.verify(signature[1], message, ec.ECDSA(chosen))
+        elif isinstance(key, Ed25519PublicKey):
+            key.verify(signature[1], message)
+        else:
+            raise Unreadable("not-a-certificate")
+    except InvalidSignature:
+        raise Altered("bad-signature") from None
+    _check_authority(certificate, moment)
+    return moment
+
+
+def _length(content: bytes) -> bytes:
+    size = (len(content).bit_length() + 7) // 8
+    return bytes([len(content)]) if len(content) < 128 else bytes([128 | size]) + len(content).to_bytes(size, "big")
+
+
+def _check_authority(certificate: x509.Certificate, moment: datetime) -> None:
+    """The certificate is for time stamps alone (RFC 3161 section 2.3) and was valid at `moment`."""
+    try:
+        purpose = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage)
+        good = purpose.critical and list(purpose.value) == [x509.oid.ExtendedKeyUsageOID.TIME_STAMPING]
+    except (x509.ExtensionNotFound, ValueError):
+        good = False
+    if not good:
+        raise Untrusted("no-authority")
+    # Older releases of the library know only the times without a zone.
+    first, last = (
+        getattr(certificate, f"{name}_utc", None) or getattr(certificate, name).replace(tzinfo=UTC)
+        for name in ("not_valid_before", "not_valid_after")
+    )
+    if not first <= moment <= last:
+        raise Untrusted("authority-lapsed")
+
+
 # --- The export, step by step ---------------------------------------------------------------------
 
 
@@ -559,6 +697,8 @@ class Report:
     recordings: list[str] = field(default_factory=list)
     segments: int = 0
     size: int = 0
+    stamped: dict[str, datetime] = field(default_factory=dict)
+    """By recording: the earliest token on a checkpoint that holds its manifest."""
 
 
 @dataclass
@@ -579,12 +719,14 @@ def verify_bundle(
     *,
     witnesses: Sequence[VerifierKey] = (),
     need: int = 0,
+    authorities: Mapping[str, x509.Certificate] | None = None,
 ) -> Report:
     """Verify an unpacked export; never raises for what is wrong with it, but says so in the `Report`.
 
     `trusted_keys` (by key id, see `load_trust`) must hold both the vault's and the log's key; without it
     the keys of the bundle are used. At least `need` of `witnesses` (see `parse_witnesses`) must have cosigned
-    the checkpoint; cosignatures of others are named and not verified. `progress` is told the number and
+    the checkpoint; cosignatures of others are named and not verified. With `authorities` (by `certificate_id`)
+    every recording must be stamped, and by one of them. `progress` is told the number and
     sentences of each step as it is done. Memory does not grow with the size of the media.
     """
     report, root = Report(), Path(path)
@@ -628,8 +770,8 @@ def verify_bundle(
         done(5, "receipts", segments=report.segments)
         # 6. Proofs.
         proofs = [name for name in files if name.startswith("proofs/")]
-        statements = [_check_proof(root, name, note, checkpoint) for name in proofs]
-        _check_statements(statements, recordings, terminals)
+        proved = [_check_proof(root, name, note, checkpoint) for name in proofs]
+        _check_statements([said for said, _ in proved], recordings, terminals)
         done(6, "proofs", proofs=len(proofs))
         # 7. Media.
         with ThreadPoolExecutor((os.cpu_count() or 1) // 2 + 1) as pool:
@@ -642,11 +784,23 @@ def verify_bundle(
         for name, segment in beside.items():
             _check_beside(root, name, segment, payload[name])
         done(7, "media", size=report.size)
-        # 8. Listing.
+        # 8. Time.
+        stamps = _check_timestamps(root, files, vkey, checkpoint, authorities)
+        for said, index in proved:
+            if said["kind"] == "manifest" and (moments := [at for size, at in stamps if size > index]):
+                report.stamped[said["recording"]] = min(moments)
+        for one in recordings if authorities is not None else []:
+            if one.id not in report.stamped:
+                raise Incomplete("no-timestamp", f"recordings/{one.id}")
+        if stamps:
+            at = f"{max(report.stamped.values()):%Y-%m-%d %H:%M:%S}" if report.stamped else "-"
+            slug = "stamps-own" if authorities is None else "stamps"
+            done(8, slug, tokens=len(stamps), recordings=len(report.stamped), at=at)
+        # 9. Listing.
         with within(TAG_LISTING):
             for key in vault.values():
                 check_signature(key, _read(root, TAG_SIGNATURE), _read(root, TAG_LISTING))
-        done(8, "listing")
+        done(9, "listing")
         verdict = SENTENCES["verified" if report.trusted else "consistent"]
         report.chinese, report.english = (f"{verdict[0]}。", f"{verdict[1]}.")
     except VerificationError as error:
@@ -762,7 +916,7 @@ def _check_keys(
     """Step 2. Returns the vault's key and the terminals' keys by key id, and the log's vkey."""
     loaded = {}
     for name in files:
-        if name.startswith("keys/") and name.endswith(".pem"):
+        if name.startswith("keys/") and name.endswith(".pem") and not name.startswith("keys/tsa-"):
             with within(name):
                 loaded[name] = load_public_key(_read(root, name))
     report.fingerprints = {name: key_id(raw_key(key)) for name, key in loaded.items()}
@@ -905,8 +1059,8 @@ def _check_receipts(root: Path, recording: _Recording, vault: dict[str, Ed25519P
         raise Altered("more-receipts", name)
 
 
-def _check_proof(root: Path, name: str, note: str, checkpoint: Checkpoint) -> Json:
-    """Step 6 for one proof. Returns its statement; the checkpoint's signature was checked in step 3."""
+def _check_proof(root: Path, name: str, note: str, checkpoint: Checkpoint) -> tuple[Json, int]:
+    """Step 6 for one proof. Returns its statement and index; the checkpoint's signature was checked in step 3."""
     with within(name):
         proof = parse_proof(_read_text(root, name))
         if proof.checkpoint != note:
@@ -917,7 +1071,7 @@ def _check_proof(root: Path, name: str, note: str, checkpoint: Checkpoint) -> Js
         said = parse_json(statement)
         if name != f"proofs/{take(said, 'act', str)}.tlog-proof":
             raise Altered("proof-name")
-        return said
+        return said, proof.index
 
 
 def _check_statements(
@@ -1008,6 +1162,54 @@ def _check_beside(root: Path, name: str, segment: Json, listed: str) -> None:
         raise Altered("digest", name, listing="manifest-sha256.txt")
 
 
+def _check_timestamps(
+    root: Path,
+    files: list[str],
+    vkey: str,
+    checkpoint: Checkpoint,
+    trusted: Mapping[str, x509.Certificate] | None,
+) -> list[tuple[int, datetime]]:
+    """Step 8. Returns the size of each stamped checkpoint and the time of its token."""
+    certificates, used, stamps = {}, set(), []
+    for name in files:
+        if name.startswith("keys/tsa-"):
+            with within(name):
+                certificates[name] = load_certificate(_read(root, name))
+                identity = certificate_id(certificates[name])
+                if name != f"keys/tsa-{identity}.pem":
+                    raise Altered("key-name")
+                if trusted is not None and identity not in trusted:
+                    raise Untrusted("untrusted-key")
+    for stem in sorted({name.rpartition(".")[0] for name in files if name.startswith("timestamps/")}):
+        # Read before anything is checked, so that a missing one is what is said.
+        token, stamped, path = (_read(root, f"{stem}.{end}") for end in ("tsr", "checkpoint", "consistency"))
+        with within(f"{stem}.checkpoint"):
+            earlier = verify_note(stamped.decode("utf-8", "replace"), vkey)
+            if stem != f"timestamps/{earlier.size}":
+                raise Altered("stamp-name")
+        with within(f"{stem}.consistency"):
+            hashes_ = [unbase64(line) for line in path.decode("ascii", "replace").splitlines()]
+            verify_consistency(earlier.size, checkpoint.size, hashes_, earlier.root, checkpoint.root)
+        with within(f"{stem}.tsr"):
+            name, moment = _stamped_by(token, stamped, certificates)
+        used.add(name)
+        stamps.append((earlier.size, moment))
+    for name in sorted(set(certificates) - used):
+        raise Altered("unused-stamp-key", name)
+    return stamps
+
+
+def _stamped_by(token: bytes, data: bytes, certificates: Mapping[str, x509.Certificate]) -> tuple[str, datetime]:
+    """The certificate file that a token is by, and its time."""
+    for name, certificate in certificates.items():
+        try:
+            return name, verify_timestamp(token, data, certificate)
+        except Untrusted as error:
+            if error.slug != "other-authority":
+                raise
+    raise Untrusted("other-authority")
+
+
 # --- What it says ------------------------------------------------------------------------------
 
 # Each sentence a person may read, in Chinese and English; the slugs are for programs.
@@ -1077,6 +1279,15 @@ SENTENCES = {
     "no-enrolment-proof": ("缺少终端登记的日志证明", "the log proof of the enrolment is missing"),
     "other-enrolment": ("与日志中的终端登记不符", "not the key enrolled in the log"),
     "no-export-proof": ("缺少本次导出的日志证明", "the log proof of this export is missing"),
+    "not-a-certificate": ("不是可用的 PEM 证书", "not a usable certificate in PEM"),
+    "not-a-token": ("不是有效的时间戳", "not a valid time-stamp token"),
+    "token-of-other": ("时间戳所盖的不是这个检查点", "the time-stamp token is not on this checkpoint"),
+    "other-authority": ("时间戳不出自所附的时间戳机构证书", "the token is not by an authority's certificate given"),
+    "no-authority": ("证书不是专用于时间戳的", "the certificate is not for time stamps alone"),
+    "authority-lapsed": ("证书在时间戳所示时间无效", "the certificate was not valid at the token's time"),
+    "stamp-name": ("文件名与检查点不符", "its name is not the size of its checkpoint"),
+    "unused-stamp-key": ("不属于任何时间戳", "it belongs to no time-stamp token"),
+    "no-timestamp": ("没有给定机构的时间戳", "there is no time-stamp token for it"),
     "segment": ("片段 {sequence} 的内容与清单不符", "segment {sequence} is not the one in the manifest"),
     "cut-short": ("在片段 {sequence} 处中断", "it ends within segment {sequence}"),
     "trailing": ("末尾有多余内容", "there are bytes after the last segment"),
@@ -1120,6 +1331,15 @@ SENTENCES = {
         "文件列表由证据库签名：说明文件和本程序也未被替换",
         "listing: signed by the vault; no other file, this program included, was exchanged",
     ),
+    "stamps": (
+        "时间戳有效：{tokens} 个，出自给定的机构；{recordings} 条记录最迟于 {at} UTC 已在日志中",
+        "time: {tokens} tokens of the authorities given; {recordings} recordings were in the log by {at} UTC",
+    ),
+    "stamps-own": (
+        "时间戳有效：{tokens} 个，机构证书取自材料本身；{recordings} 条记录最迟于 {at} UTC 已在日志中",
+        "time: {tokens} tokens, by certificates from the export itself; {recordings} recordings were in the log "
+        "by {at} UTC",
+    ),
     "verified": (
         "验证通过：材料完整、未被改动，签名出自可信密钥",
         "Verified: complete, unaltered, signed by the trusted keys",
@@ -1148,6 +1368,19 @@ def load_trust(paths: Iterable[str | Path]) -> dict[str, Ed25519PublicKey]:
                 raise Unreadable("unreadable", reason=reason) from None
             keys[key_id(raw_key(key))] = key
     return keys
+
+
+def load_authorities(paths: Iterable[str | Path]) -> dict[str, x509.Certificate]:
+    """Read certificates of time-stamping authorities by `certificate_id` (`Unreadable`)."""
+    found = {}
+    for path in paths:
+        with within(os.fspath(path)):
+            try:
+                certificate = load_certificate(Path(path).read_bytes())
+            except OSError as error:
+                raise Unreadable("unreadable", reason=error.strerror) from None
+            found[certificate_id(certificate)] = certificate
+    return found
 
 
 class _Parser(argparse.ArgumentParser):
@@ -1183,6 +1416,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=int,
         help="至少需要几个见证人的联署，默认全部 / how many of them must have cosigned, by default all",
     )
+    parser.add_argument(
+        "--tsa",
+        metavar="PEM",
+        nargs="+",
+        action="extend",
+        help="时间戳机构的证书，须另行取得 / certificates of time-stamping authorities, obtained elsewhere",
+    )
     parser.add_argument("--quiet", action="store_true", help="只给结论 / print the verdict alone")
     options = parser.parse_args(arguments)
     given = options.witness or []
@@ -1196,11 +1436,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         trusted = load_trust(options.trust) if options.trust else None
         witnesses = parse_witnesses(given)
+        authorities = load_authorities(options.tsa) if options.tsa else None
     except VerificationError as error:
         print(f"{error.chinese}\n{error.english}")
         return error.code
     shown = None if options.quiet else show
-    report = verify_bundle(options.directory, trusted, shown, witnesses=witnesses, need=need)
+    report = verify_bundle(options.directory, trusted, shown, witnesses=witnesses, need=need, authorities=authorities)
     print(f"{report.chinese}\n{report.english}")
     if report.code == VERIFIED and trusted is None:
         for name, fingerprint in report.fingerprints.items():

@@ -240,6 +240,17 @@ class WitnessState(Message):
     reason: Slug | None
 
 
+class StampState(Message):
+    """Trusted time: the newest stamped checkpoint, the authority's time and ours when it came, and since when a
+    checkpoint waits for a token (None: none waits). Without authorities nobody is asked."""
+
+    authorities: list[str]
+    size: int | None
+    stamped_at: Moment | None
+    got_at: Moment | None
+    waiting_since: Moment | None
+
+
 class LogState(Message):
     """How far the log is signed and published, and whether its witnesses keep up.
 
@@ -254,6 +265,7 @@ class LogState(Message):
     meets_policy: bool
     met_size: int | None
     witnesses: list[WitnessState]
+    stamps: StampState
 
 
 class ReadTicketsRequest(Message):

@@ -72,7 +72,7 @@ class Checkpoints:
             if len(have & known.keys()) >= self.policy.need:
                 this = (col(LogCheckpoint.size) == size) & col(LogCheckpoint.policy).is_distinct_from(self.policy.id)
                 await db.execute(update(LogCheckpoint).where(this).values(policy=self.policy.id))
-            return await _whole(db, size), len(have)
+            return await whole(db, size), len(have)
 
     async def is_public(self, size: int, lines: int) -> bool:
         """Whether the public copy of this checkpoint bears all of so many cosignatures."""
@@ -102,11 +102,20 @@ class Checkpoints:
                     query = select(col(LogCheckpoint.size)).where(col(LogCheckpoint.published_lines).is_not(None))
                     newest = await db.scalar(query.order_by(col(LogCheckpoint.size).desc()).limit(1))
                     if newest is not None and newest >= upto:
-                        return newest, await _whole(db, newest)
+                        return newest, await whole(db, newest)
                     return await _head(db)
             await asyncio.sleep(_POLL_SECONDS)
 
-    async def state(self) -> wire.LogState:
+    async def consistency(self, old: int, size: int) -> list[bytes]:
+        """The proof that the tree of `old` entries is a prefix of that of `size`; empty where there is nothing
+        to prove."""
+        if old in {0, size}:
+            return []
+        async with self._engine.connect() as db:
+            tiles = await tiles_for(db, tree.path(old - 1) | tree.right_edge(size))
+        return tree.consistency_proof(old, size, tiles.__getitem__)
+
+    async def state(self, stamps: wire.StampState) -> wire.LogState:
         async with self._engine.connect() as db:
             head = (await db.execute(select(LogHead))).one()
             records = {row.witness: row for row in await db.execute(select(WitnessRecord))}
@@ -122,6 +131,7 @@ class Checkpoints:
             size=head.size,
             published_size=newest.size if newest else head.published_size,
             needed=self.policy.need,
+            stamps=stamps,
             cosigned=cosigned,
             meets_policy=cosigned >= self.policy.need,
             met_size=met,
@@ -140,11 +150,7 @@ class Checkpoints:
 
     async def _ask(self, witness: Witness, size: int, note: str, old: int) -> tuple[str, datetime] | Away:
         async def proof(old: int) -> list[bytes]:
-            if old in {0, size}:
-                return []
-            async with self._engine.connect() as db:
-                tiles = await tiles_for(db, tree.path(old - 1) | tree.right_edge(size))
-            return tree.consistency_proof(old, size, tiles.__getitem__)
+            return await self.consistency(old, size)
 
         try:
             return await self._witnesses.cosign(witness, note, old, proof)
@@ -153,15 +159,15 @@ class Checkpoints:
 
     async def _meeting(self, db: AsyncConnection, upto: int) -> tuple[int, str] | None:
         size = await db.scalar(self._newest_meeting())
-        return (size, await _whole(db, size)) if size is not None and size >= upto else None
+        return (size, await whole(db, size)) if size is not None and size >= upto else None
 
     def _newest_meeting(self) -> Select[int]:
         query = select(col(LogCheckpoint.size)).where(col(LogCheckpoint.policy) == self.policy.id)
         return query.order_by(col(LogCheckpoint.size).desc()).limit(1)
 
 
-async def _whole(db: AsyncConnection, size: int) -> str:
-    """A checkpoint with its cosignatures, which stand below the log's own signature."""
+async def whole(db: AsyncConnection, size: int) -> str:
+    """The note of a checkpoint with its cosignatures, which stand below the log's own signature."""
     note = await db.scalar(select(col(LogCheckpoint.note)).where(col(LogCheckpoint.size) == size))
     query = select(col(Cosignature.line)).where(col(Cosignature.size) == size)
     return str(note) + "".join(await db.scalars(query.order_by(col(Cosignature.witness))))
