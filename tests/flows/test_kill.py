@@ -41,7 +41,7 @@ def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
             "QUANCHENG_VAULT_LOCAL_PUBLIC_URL": store.url,
             "QUANCHENG_VAULT_S3_ENDPOINT": f"127.0.0.1:{store.port}",
         }
-        with running(minio, port=port, **addresses) as system:
+        with running(minio, port=port, settings=addresses) as system:
             yield Rig(system, api, store)
 
 
