@@ -33,7 +33,7 @@ from services.vault.log.sequencer import Sequencer, enter
 from services.vault.models import Enrolment, KeyRecord, LogHead, Segment
 from services.vault.sealing import Sealing
 from services.vault.settings import Settings
-from services.vault.stores import open_store
+from services.vault.stores import conformance, open_store
 from services.vault.stores.port import Store
 
 _log = logging.getLogger("quancheng.vault")
@@ -63,6 +63,7 @@ class Vault:
             await _found_log(db, own)
         store = open_store(settings, own.local_secret)
         await store.start()
+        await conformance.require(store)
         vault = cls(settings, engine, store, own)
         await vault.publisher.check_history()
         vault._loops = [
