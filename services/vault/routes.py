@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from fastapi import APIRouter, Depends, Path, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
 from starlette.requests import ClientDisconnect
 
@@ -29,6 +29,7 @@ API_VERBS = frozenset(
         "append",
         "proof",
         "export",
+        "alarms",
     }
 )
 
@@ -129,6 +130,13 @@ async def append(message: wire.Append, vault: Annotated[Vault, Depends(allowed("
 @private.get("/log/proofs/{act}")
 async def proof(act: UUID, vault: Annotated[Vault, Depends(allowed("proof"))]) -> wire.LogProof:
     return await vault.sequencer.proof(act)
+
+
+@private.get("/alarms")
+async def alarms(
+    vault: Annotated[Vault, Depends(allowed("alarms"))], limit: Annotated[int, Query(ge=1, le=200)] = 50
+) -> wire.Alarms:
+    return await vault.alarms.standing(limit)
 
 
 @private.post("/exports", response_class=StreamingResponse)

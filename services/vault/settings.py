@@ -47,6 +47,9 @@ class Settings(BaseSettings):
     s3_probe_access_key: str | None = None
     s3_probe_secret_key: SecretStr | None = None
 
+    sample_per_minute: Annotated[int, Field(ge=1, le=600)] = 6
+    """Sealed objects looked at again each minute, chosen at random."""
+
     @model_validator(mode="after")
     def _store_is_whole(self) -> Self:
         needed = (
