@@ -78,12 +78,13 @@ async def test_what_past_days_left_is_cleared_away_once_its_lock_has_lapsed(mini
 
 
 async def test_the_suite_costs_a_fraction_of_a_second(house: House) -> None:
+    """Of processor time, which a busy machine does not stretch as it does the clock's."""
     took = []
     for _ in range(3):
-        began = time.monotonic()
+        began = time.process_time()
         assert not await house.broken()
-        took.append(time.monotonic() - began)
-    assert min(took) < 1.0, took
+        took.append(time.process_time() - began)
+    assert min(took) < 0.7, took
 
 
 # --- buckets that are not as they should be ---

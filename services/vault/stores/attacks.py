@@ -13,13 +13,16 @@ Any number of vaults may do this at once: nothing here depends on which version 
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import html
 import re
 import secrets
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from urllib.parse import quote
 
 import httpx
 
@@ -31,7 +34,7 @@ _LOCKED_DAYS = 2
 _PREFIX = "lock/"
 _XMLNS = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
 _BYPASS = {"x-amz-bypass-governance-retention": "true"}
-_CLEARED_AT_ONCE = 50
+_LISTED_AT_ONCE = 50
 OTHER_BYTES = b"other bytes than those the checksum is of"
 
 
@@ -96,7 +99,7 @@ class Attack:
     """One run against one store. Raises StoreUnavailable where the store does not answer."""
 
     def __init__(self, store: S3Store, findings: Findings):
-        self._store, self._say = store, findings.say
+        self._store, self._findings, self._say = store, findings, findings.say
         self._attacked = _todays(datetime.now(UTC).date())
 
     async def run(self) -> None:
@@ -110,7 +113,8 @@ class Attack:
         await self._attack_version()
         await self._attack_bucket()
         await self._read_whole()
-        await self._clear_away()
+        if self._findings.all_held:
+            await self._clear_away()
 
     async def _place(self) -> bool:
         it, claim = self._attacked, "探针对象应能带合规锁（COMPLIANCE）写入，并如实读回"
@@ -118,7 +122,7 @@ class Attack:
         if put.status_code == 200:
             versions = [put.headers.get("x-amz-version-id", "")]
         elif put.status_code == 412:
-            versions = await self._versions(it.key)
+            versions = [version for key, version in await self._listing(it.key) if key == it.key]
         else:
             refused(put)
             return self._say("probe-locked", claim, f"{answered(put)}，未能写入")
@@ -132,31 +136,25 @@ class Attack:
 
     async def _bad_puts(self) -> None:
         it = self._attacked
-        fresh = f"bad/{secrets.token_hex(8)}"
-        for slug, claim, put in (
-            (
-                "other-bytes",
+        place, shorter = f"bad/{secrets.token_hex(8)}", {"content-length": str(len(it.data) - 1)}
+        puts: dict[str, tuple[str, Awaitable[httpx.Response]]] = {
+            f"{place}/other-bytes": (
                 "与凭单校验值不符的内容应被拒绝",
-                self._put(fresh, OTHER_BYTES, claimed=it.data[: len(OTHER_BYTES)]),
+                self._put(f"{place}/other-bytes", OTHER_BYTES, claimed=it.data[: len(OTHER_BYTES)]),
             ),
-            (
-                "other-length",
+            f"{place}/other-length": (
                 "与凭单长度不符的上传应被拒绝",
-                self._put(fresh, it.data, left_out="content-length", added={"content-length": str(len(it.data) - 1)}),
+                self._put(f"{place}/other-length", it.data, left_out="content-length", added=shorter),
             ),
-            *(
-                (
-                    f"without-{header.removeprefix('x-amz-object-lock-')}",
-                    f"去掉已签名的标头 {header} 后应被拒绝",
-                    self._put(fresh, it.data, left_out=header),
-                )
-                for header in lock_headers(it.until)
-            ),
-        ):
-            answer = await put
+        }
+        for header in lock_headers(it.until):
+            key = f"{place}/without-{header.removeprefix('x-amz-object-lock-')}"
+            puts[key] = (f"去掉已签名的标头 {header} 后应被拒绝", self._put(key, it.data, left_out=header))
+        answers = await asyncio.gather(*(put for _, put in puts.values()))
+        left = {key for key, _ in await self._listing(f"{place}/")}
+        for (key, (claim, _)), answer in zip(puts.items(), answers, strict=True):
             seen = "" if refused(answer) else answered(answer)
-            left = await self._versions(fresh)
-            self._say(slug, claim, seen or ("存储回答已拒绝，却留下了对象" if left else ""))
+            self._say(key.rpartition("/")[2], claim, seen or ("存储回答已拒绝，却留下了对象" if key in left else ""))
 
     async def _overwrite(self) -> None:
         it = self._attacked
@@ -246,9 +244,8 @@ class Attack:
         """Delete what past days left. What the lock still holds is refused and stays until another day."""
         today = datetime.now(UTC).date()
         recent = {f"{_PREFIX}{today - timedelta(days=n)}" for n in range(-1, _LOCKED_DAYS + 1)}
-        listed = await self._store.call("probe", "GET", "probe", query=f"max-keys={_CLEARED_AT_ONCE}&versions=")
-        for key, version in _listed(listed.content):
-            if key not in recent and not key.startswith("bad/"):
+        for key, version in await self._listing(""):
+            if key not in recent:
                 await self._store.call("probe", "DELETE", "probe", key, f"versionId={version}")
 
     # Single requests.
@@ -325,11 +322,12 @@ class Attack:
             content=content,
         )
 
-    async def _versions(self, key: str) -> list[str]:
-        listed = await self._store.call("probe", "GET", "probe", query=f"prefix={key.replace('/', '%2F')}&versions=")
+    async def _listing(self, prefix: str) -> list[tuple[str, str]]:
+        query = f"max-keys={_LISTED_AT_ONCE}&prefix={quote(prefix, safe='')}&versions="
+        listed = await self._store.call("probe", "GET", "probe", query=query)
         if refused(listed):
             raise StoreUnavailable(f"listing the probe bucket answered {listed.status_code}")
-        return [version for found, version in _listed(listed.content) if found == key]
+        return _listed(listed.content)
 
 
 def _listed(answer: bytes) -> list[tuple[str, str]]:

@@ -69,9 +69,14 @@ async def _examine_s3(store: S3Store) -> list[Finding]:
     ready = await _configured(store, findings, "keep", "evidence")
     ready &= await _configured(store, findings, "probe", "probe")
     if ready and not far:
-        await Attack(store, findings).run()
-        if all(finding.held for finding in findings.found):
-            await examine_rights(store, findings)
+        try:
+            await Attack(store, findings).run()
+            if findings.all_held:
+                await examine_rights(store, findings)
+        except StoreUnavailable:
+            # A store that gave way and then fell silent is told by what gave way.
+            if findings.all_held:
+                raise
     return findings.found
 
 

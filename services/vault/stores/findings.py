@@ -27,6 +27,10 @@ class Findings:
 
     found: list[Finding] = field(default_factory=list)
 
+    @property
+    def all_held(self) -> bool:
+        return all(finding.held for finding in self.found)
+
     def say(self, slug: str, claim: str, seen: str = "") -> bool:
         self.found.append(Finding(slug, claim, seen))
         return not seen
