@@ -126,6 +126,7 @@ class Stack:
         }
         if self.minio:
             store = self._kept("store.json", _new_store_identities)
+            probe = self._kept("store-probe.json", lambda: _new_store_identity("quancheng-probe"))
             own |= {
                 "STORE": "s3",
                 "S3_ENDPOINT": self.minio.endpoint,
@@ -134,6 +135,8 @@ class Stack:
                 "S3_PUT_SECRET_KEY": store["put_secret"],
                 "S3_KEEP_ACCESS_KEY": store["keep_access"],
                 "S3_KEEP_SECRET_KEY": store["keep_secret"],
+                "S3_PROBE_ACCESS_KEY": probe["access"],
+                "S3_PROBE_SECRET_KEY": probe["secret"],
             }
         else:
             own |= {
@@ -201,9 +204,12 @@ class Stack:
 
     def _set_up_store(self) -> None:
         assert self.minio
+        dispose = self._kept("store-dispose.json", lambda: _new_store_identity("quancheng-dispose"))
         environment = self.vault_environment() | {
             "QUANCHENG_STORE_ADMIN_ACCESS_KEY": self.minio.access_key,
             "QUANCHENG_STORE_ADMIN_SECRET_KEY": self.minio.secret_key,
+            "QUANCHENG_STORE_DISPOSE_ACCESS_KEY": dispose["access"],
+            "QUANCHENG_STORE_DISPOSE_SECRET_KEY": dispose["secret"],
         }
         argv = [sys.executable, "-m", "services.vault", "setup-store"]
         done = subprocess.run(argv, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -219,6 +225,10 @@ def _new_store_identities() -> dict[str, str]:
         "keep_access": "quancheng-keep",
         "keep_secret": secrets.token_urlsafe(30),
     }
+
+
+def _new_store_identity(name: str) -> dict[str, str]:
+    return {"access": name, "secret": secrets.token_urlsafe(30)}
 
 
 def _new_service_key() -> dict[str, str]:

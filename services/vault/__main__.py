@@ -1,24 +1,30 @@
-"""`python -m services.vault` serves; `python -m services.vault setup-store` makes buckets and identities.
+"""`python -m services.vault` serves. Beside it:
 
-`setup-store` alone reads the store administrator's `QUANCHENG_STORE_ADMIN_ACCESS_KEY` and `…_SECRET_KEY`.
+    setup-store   make buckets and identities; may be run again at any time
+    check-store   attack the store as every start does, one line a check; 0 if all held, 1 if not, 2 if it is away
+
+`setup-store` alone reads the store administrator's `QUANCHENG_STORE_ADMIN_ACCESS_KEY` and `…_SECRET_KEY`, and
+makes the identity that deletes versions where `QUANCHENG_STORE_DISPOSE_ACCESS_KEY` and `…_SECRET_KEY` are set.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
+import secrets
 import sys
 import traceback
 from pathlib import Path
 
 import uvicorn
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from services.vault.app import create_app
 from services.vault.contract.http import Asgi, Receive, Scope, Send
 from services.vault.errors import HistoryLost, KeyFault, StoreUnfit, VaultError
 from services.vault.settings import Settings
-from services.vault.stores import s3
+from services.vault.stores import conformance, folder, open_store, s3
 
 _POLICIES = Path(__file__).parents[2] / "deploy" / "policies"
 
@@ -30,9 +36,9 @@ def main() -> int:
         print(f"证据库设置有误：{error}", file=sys.stderr)
         return 64
     if sys.argv[1:] == ["setup-store"]:
-        access, secret = (os.environ[f"QUANCHENG_STORE_ADMIN_{part}_KEY"] for part in ("ACCESS", "SECRET"))
-        s3.set_up(settings, access, secret, _POLICIES)
-        return 0
+        return _set_up_store(settings)
+    if sys.argv[1:] == ["check-store"]:
+        return asyncio.run(_check_store(settings))
     if sys.argv[1:]:
         print(__doc__, file=sys.stderr)
         return 64
@@ -83,6 +89,45 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, SQLAlchemyError | OSError):
         return f"证据库的数据库连接不上，未启动：{str(error).splitlines()[0]}"
     return traceback.format_exc()
+
+
+def _set_up_store(settings: Settings) -> int:
+    admin, dispose = (
+        [os.environ.get(f"QUANCHENG_STORE_{who}_{part}_KEY") for part in ("ACCESS", "SECRET")]
+        for who in ("ADMIN", "DISPOSE")
+    )
+    if settings.store != "s3" or not (admin[0] and admin[1]):
+        print(
+            "setup-store 用于对象存储，需要设置 QUANCHENG_VAULT_STORE=s3、QUANCHENG_STORE_ADMIN_ACCESS_KEY 和 "
+            "QUANCHENG_STORE_ADMIN_SECRET_KEY。",
+            file=sys.stderr,
+        )
+        return 64
+    disposer = (dispose[0], SecretStr(dispose[1])) if dispose[0] and dispose[1] else None
+    s3.set_up(settings, admin[0], admin[1], _POLICIES, dispose=disposer)
+    return 0
+
+
+async def _check_store(settings: Settings) -> int:
+    # The folder's own ticket secret is not needed: its promises are tried with another.
+    store = open_store(settings, secrets.token_bytes(32))
+    try:
+        findings = await conformance.examine(store)
+    except StoreUnfit as error:
+        print(f"✗ {error}")
+        return 1
+    except VaultError as error:
+        print(f"✗ {error.title}（{error}）")
+        return 2
+    finally:
+        await store.stop()
+    for finding in findings:
+        print(finding.line())
+    broken = sum(not finding.held for finding in findings)
+    if store.lock == "none":
+        print(f"注意：{folder.NOT_OBJECT_LOCK}")
+    print(f"共 {len(findings)} 项，" + (f"{broken} 项没有守住。" if broken else "全部守住。"))
+    return 1 if broken else 0
 
 
 if __name__ == "__main__":

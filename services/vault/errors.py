@@ -100,6 +100,10 @@ class StoreUnavailable(VaultError):
     status, slug, title = 503, "store-unavailable", "对象存储暂不可用，请稍后重试。"
 
 
+class ClockDrift(VaultError):
+    status, slug, title = 503, "clock-drift", "证据库与存储的时钟相差超过 5 秒，已暂停发放上传凭单，请稍后重试。"
+
+
 class LogUnavailable(VaultError):
     status, slug, title = 503, "log-unavailable", "日志暂时无法登记，操作尚未生效，请稍后重试。"
 

@@ -86,6 +86,19 @@ class Manifest(Table, table=True):
     act: UUID
 
 
+class Alarm(Table, table=True):
+    """Something is otherwise than it should be: it stands until `cleared_at`, one row a kind and subject."""
+
+    __tablename__ = "alarms"
+    place: int | None = Field(default=None, primary_key=True, sa_type=BigInteger)
+    kind: str
+    subject: str
+    detail: str
+    first_seen: datetime = Field(sa_type=_Time)
+    last_seen: datetime = Field(sa_type=_Time)
+    cleared_at: datetime | None = Field(default=None, sa_type=_Time)
+
+
 class LogPending(Table, table=True):
     __tablename__ = "log_pending"
     place: int | None = Field(default=None, primary_key=True, sa_type=BigInteger)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from fastapi import APIRouter, Depends, HTTPException, Path, Request, Response
+from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
 from starlette.requests import ClientDisconnect
 
@@ -33,6 +33,7 @@ API_VERBS = frozenset(
         "proof",
         "log-state",
         "export",
+        "alarms",
     }
 )
 
@@ -147,6 +148,13 @@ async def proof(act: UUID, vault: Annotated[Vault, Depends(allowed("proof"))]) -
 @private.get("/log/state")
 async def log_state(vault: Annotated[Vault, Depends(allowed("log-state"))]) -> wire.LogState:
     return await vault.log_state()
+
+
+@private.get("/alarms")
+async def alarms(
+    vault: Annotated[Vault, Depends(allowed("alarms"))], limit: Annotated[int, Query(ge=1, le=200)] = 50
+) -> wire.Alarms:
+    return await vault.alarms.standing(limit)
 
 
 @private.post("/exports", response_class=StreamingResponse)

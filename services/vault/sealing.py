@@ -33,14 +33,16 @@ from services.vault.contract import wire
 from services.vault.keys import Keys
 from services.vault.models import Enrolment, Recording, Segment
 from services.vault.stores.port import Store, StoredObject
+from services.vault.watch import Watch
 
 _HEADS_AT_ONCE = 16
 _LOCK_SLACK = timedelta(days=1)
 
 
 class Sealing:
-    def __init__(self, engine: AsyncEngine, store: Store, keys: Keys, *, retention: timedelta):
+    def __init__(self, engine: AsyncEngine, store: Store, keys: Keys, watch: Watch, *, retention: timedelta):
         self._engine, self._store, self._keys, self._retention = engine, store, keys, retention
+        self._watch = watch
         self._heads = asyncio.Semaphore(_HEADS_AT_ONCE)
 
     async def open(self, recording: UUID, opening: wire.OpenRecording) -> None:
@@ -58,10 +60,15 @@ class Sealing:
             raise errors.RecordingDiffers
 
     async def exchange(self, recording: UUID, request: wire.ExchangeRequest) -> wire.ExchangeResult:
-        """Any number of asks and commits, each with its own outcome; one bad item spoils no other."""
+        """Any number of asks and commits, each with its own outcome; one bad item spoils no other.
+
+        Raises ClockDrift where nothing else came of any of them: commits go on while tickets are stopped.
+        """
         asked, committed = await asyncio.gather(
             self._ask(recording, request.asks), self._commit(recording, request.commits)
         )
+        if asked and all(getattr(item, "slug", None) == errors.ClockDrift.slug for item in asked + committed):
+            raise errors.ClockDrift
         return wire.ExchangeResult(
             tickets=[item for item in asked if isinstance(item, wire.Ticket)],
             sealed=[item for item in asked + committed if isinstance(item, wire.SealedSegment)],
@@ -121,6 +128,8 @@ class Sealing:
             return sealed_segment(row)
         if state == "closed":
             return _problem(ask, errors.RecordingClosed)
+        if self._watch.drifts:
+            return _problem(ask, errors.ClockDrift)
         # Asked again much later, the lock still reaches as far ahead as it should.
         fresh = (now + self._retention).replace(microsecond=0)
         retain_until = fresh if row.retain_until < fresh - _LOCK_SLACK else row.retain_until

@@ -1,8 +1,9 @@
 """The vault as one object: what its parts share, how it starts, what it does while it runs.
 
 Start: read the keys, bring the log's head into being, check the store, refuse a history that is older than
-what was published. Then four loops go on until it stops: sequencing, publishing, time-stamping, and what
-sweeps up behind a crash (minute statements, manifests not yet in the store).
+what was published. Then loops go on until it stops: sequencing, publishing, time-stamping, what sweeps up behind
+a crash (minute statements, manifests not yet in the store), and two that look whether all is still as it should
+be: the store as a whole, and its objects by samples.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from sqlmodel import col
 from uuid_utils.compat import uuid7
 
 from services.vault import database, errors, keys, minutes
+from services.vault.alarms import Alarms
 from services.vault.closing import Closer
 from services.vault.contract import wire
 from services.vault.contract.verify import key_id
@@ -33,15 +35,17 @@ from services.vault.log.publish import Publisher
 from services.vault.log.sequencer import Sequencer, enter
 from services.vault.log.witnesses import Policy
 from services.vault.models import Enrolment, KeyRecord, LogHead, Segment
+from services.vault.sampling import Sampler
 from services.vault.sealing import Sealing
 from services.vault.settings import Settings
-from services.vault.stores import open_store
+from services.vault.stores import conformance, open_store
 from services.vault.stores.port import Store
 from services.vault.timestamps import Authority, Timestamper, load_authorities
+from services.vault.watch import Watch
 
 _log = logging.getLogger("quancheng.vault")
 _ENROLMENTS = UUID("8f9d2b1c-5a3e-5c1f-9a70-5d6a3c0b7e11")
-_SEQUENCE_SECONDS, _SWEEP_SECONDS, _STAMP_SECONDS = 1.0, 5.0, 2.0
+_SEQUENCE_SECONDS, _SWEEP_SECONDS, _STAMP_SECONDS, _WATCH_SECONDS = 1.0, 5.0, 2.0, 60.0
 _EMPTY_ROOT = bytes.fromhex("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
 
 
@@ -55,10 +59,14 @@ class Vault:
         policy = Policy(settings.witnesses, settings.witnesses_needed)
         self.checkpoints = Checkpoints(engine, policy, seconds=settings.witness_seconds)
         self.publisher = Publisher(engine, store, own, self.checkpoints, retention=retention)
-        self.sealing = Sealing(engine, store, own, retention=retention)
+        self.alarms = Alarms(engine)
+        self.watch = Watch(store, self.alarms)
+        self.sampler = Sampler(engine, store, self.alarms)
+        self.sealing = Sealing(engine, store, own, self.watch, retention=retention)
         self.closer = Closer(engine, store, own, self.sequencer, retention=retention)
         self.timestamper = Timestamper(engine, store, authorities, retention=retention)
         self.exporter = Exporter(engine, store, own, self.sequencer, self.checkpoints, self.timestamper)
+        self._sample_seconds = 60 / settings.sample_per_minute
         self._loops: list[asyncio.Task[None]] = []
 
     @classmethod
@@ -72,6 +80,7 @@ class Vault:
             await _found_log(db, own)
         store = open_store(settings, own.local_secret)
         await store.start()
+        await conformance.require(store)
         vault = cls(settings, engine, store, own, authorities)
         await vault.publisher.check_history()
         vault._loops = [
@@ -79,6 +88,8 @@ class Vault:
             asyncio.create_task(vault._repeat(vault._publish, "publish")),
             asyncio.create_task(vault._repeat(vault._sweep, "sweep")),
             asyncio.create_task(vault._repeat(vault._stamp, "stamp")),
+            asyncio.create_task(vault._repeat(vault._look, "watch")),
+            asyncio.create_task(vault._repeat(vault._sample, "sampling")),
         ]
         return vault
 
@@ -170,6 +181,14 @@ class Vault:
         if await minutes.state_minutes(self.engine):
             self.sequencer.poke()
         await self.closer.seal_manifests()
+
+    async def _look(self) -> None:
+        await asyncio.sleep(_WATCH_SECONDS)
+        await self.watch.look()
+
+    async def _sample(self) -> None:
+        await asyncio.sleep(self._sample_seconds)
+        await self.sampler.look()
 
     async def _repeat(self, step: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
         while True:

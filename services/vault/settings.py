@@ -78,6 +78,13 @@ class Settings(BaseSettings):
     s3_put_secret_key: SecretStr | None = None
     s3_keep_access_key: str | None = None
     s3_keep_secret_key: SecretStr | None = None
+    s3_probe_bucket: str = "quancheng-probe"
+    """Where the lock conformance suite attacks an object of its own; it holds nothing else."""
+    s3_probe_access_key: str | None = None
+    s3_probe_secret_key: SecretStr | None = None
+
+    sample_per_minute: Annotated[int, Field(ge=1, le=600)] = 6
+    """Sealed objects looked at again each minute, chosen at random."""
 
     @model_validator(mode="after")
     def _policy_can_be_met(self) -> Self:
@@ -100,6 +107,8 @@ class Settings(BaseSettings):
                 "s3_put_secret_key",
                 "s3_keep_access_key",
                 "s3_keep_secret_key",
+                "s3_probe_access_key",
+                "s3_probe_secret_key",
             )
         )
         missing = [f"QUANCHENG_VAULT_{name.upper()}" for name in needed if getattr(self, name) is None]

@@ -85,6 +85,10 @@ class VaultClient:
         """Returns once the statement stands in a signed checkpoint."""
         return await self._call(wire.Appended, "POST", "/v1/log/statements", append)
 
+    async def alarms(self, limit: int = 50) -> wire.Alarms:
+        """The alarms that stand; `limit` is at most 200."""
+        return await self._call(wire.Alarms, "GET", f"/v1/alarms?limit={limit}")
+
     async def proof(self, act: UUID) -> wire.LogProof:
         return await self._call(wire.LogProof, "GET", f"/v1/log/proofs/{act}")
 

@@ -268,6 +268,23 @@ class LogState(Message):
     stamps: StampState
 
 
+class Alarm(Message):
+    """Something in the vault is otherwise than it should be; `detail` is a Chinese sentence."""
+
+    kind: Slug
+    subject: str
+    detail: str
+    first_seen: Moment
+    last_seen: Moment
+
+
+class Alarms(Message):
+    """The alarms that stand, the one last seen first; `more` where the limit left some out."""
+
+    alarms: list[Alarm]
+    more: bool
+
+
 class ReadTicketsRequest(Message):
     items: Annotated[list[SegmentName], Field(min_length=1, max_length=MAX_ITEMS)]
 

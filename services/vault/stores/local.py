@@ -18,6 +18,7 @@ import hmac
 import os
 import re
 import secrets
+import stat
 from collections.abc import AsyncIterator, Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -57,12 +58,30 @@ class LocalStore:
 
     async def start(self) -> None:
         try:
-            for folder in (self._evidence, self._log, self._incoming):
-                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.prepare()
             for leftover in self._incoming.iterdir():
                 leftover.unlink()
         except OSError as error:
             raise StoreUnfit(f"本地证据文件夹 {self._root} 不可用：{error.strerror}。") from error
+
+    # For the check of what this folder promises, which is made on another folder beside it.
+
+    def beside(self, name: str) -> LocalStore:
+        """A store of the same kind in the folder `name`, with a secret that nobody else has."""
+        return LocalStore(self._root / name, self._public, secrets.token_bytes(32), immutable=self._immutable)
+
+    def prepare(self) -> None:
+        """Make its folders; raises StoreUnfit. Nothing that lies in them is touched."""
+        try:
+            for folder in (self._evidence, self._log, self._incoming):
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise StoreUnfit(f"本地证据文件夹 {self._root} 不可用：{error.strerror}。") from error
+
+    def mode(self, key: str) -> int:
+        """The permission bits of what lies under `key`; 0 where nothing does."""
+        path = self._path(key)
+        return stat.S_IMODE(path.stat().st_mode) if path.exists() else 0
 
     async def stop(self) -> None:
         return
@@ -81,8 +100,11 @@ class LocalStore:
         expires = now + timedelta(seconds=TICKET_SECONDS)
         return GetTicket(*self._signed("GET", f"{MOUNT}/{key}", {}, expires))
 
-    async def head(self, key: str) -> StoredObject | None:
+    async def head(self, key: str, version: str | None = None) -> StoredObject | None:
         return await asyncio.to_thread(self._head, key)
+
+    async def drift(self) -> timedelta:
+        return timedelta()
 
     async def put(self, key: str, data: bytes, retain_until: datetime) -> StoredObject:
         sha256 = hashlib.sha256(data).hexdigest()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from services.vault.contract.wire import Lock
@@ -42,13 +42,16 @@ class StoredObject:
 
 
 class Store(Protocol):
-    """Raises `StoreUnavailable` where it cannot be reached, `StoreUnfit` from `start` where it is not fit."""
+    """Raises `StoreUnavailable` where it cannot be reached, `StoreUnfit` from `start` where it cannot be used.
+
+    Whether it keeps its promises is another question: `conformance` attacks it and says.
+    """
 
     @property
     def lock(self) -> Lock: ...
 
     async def start(self) -> None:
-        """Open connections and check that the store is fit to hold evidence."""
+        """Make ready what the store needs before its first use."""
 
     async def stop(self) -> None: ...
 
@@ -57,8 +60,14 @@ class Store(Protocol):
 
     def get_ticket(self, key: str, version: str, now: datetime) -> GetTicket: ...
 
-    async def head(self, key: str) -> StoredObject | None:
-        """Step 4 of sealing. None where nothing lies under the key."""
+    async def head(self, key: str, version: str | None = None) -> StoredObject | None:
+        """Step 4 of sealing. None where nothing lies under the key, or not this version of it."""
+
+    async def drift(self) -> timedelta:
+        """How far the store's clock surely is from ours: positive where it is ahead, zero where none is seen.
+
+        A store tells whole seconds, so up to a second of drift, and the way of the answer, go unseen.
+        """
 
     async def put(self, key: str, data: bytes, retain_until: datetime) -> StoredObject:
         """Seal the vault's own bytes (manifests, statements). The same again answers the same object."""

@@ -1,8 +1,9 @@
 """Any S3 with Object Lock (MinIO by default). The only file that imports `minio`.
 
-The running vault knows two identities and no more: *put* signs tickets and can only put and lock; *keep*
-reads and heads evidence and writes the plain log bucket. `set_up` alone uses the store's administrator and
-is run by a command of its own, never by the service.
+The running vault knows three identities and no more: *put* signs tickets and can only put and lock; *keep*
+reads and heads evidence and writes the plain log bucket; *probe* may do everything, on the probe bucket alone.
+*dispose* deletes versions and is made by `set_up`, which alone uses the store's administrator and is run by a
+command of its own, never by the service.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Literal
 from urllib.parse import quote, urlsplit
 
 import httpx
@@ -21,9 +23,10 @@ from minio.credentials.credentials import Credentials
 from minio.credentials.providers import StaticProvider
 from minio.signer import sign_v4_s3
 from minio.time import to_amz_date
+from pydantic import SecretStr
 
 from services.vault.contract.wire import TICKET_SECONDS, Lock
-from services.vault.errors import StoredDiffers, StoreUnavailable, StoreUnfit
+from services.vault.errors import StoredDiffers, StoreUnavailable
 from services.vault.settings import Settings
 from services.vault.stores.port import GetTicket, PutTicket, StoredObject
 
@@ -33,7 +36,9 @@ _CHUNK = 256 * 1024
 _NO_EXTRACT = {"x-amz-meta-snowball-auto-extract": "false"}
 """MinIO unpacks a tar that is put with this header set to true, into any keys of the bucket, and the header
 need not be signed to be obeyed. Signed as false it cannot be set."""
-MAX_DRIFT = timedelta(seconds=5)
+_ASK_CHECKSUM = {"x-amz-checksum-mode": "ENABLED"}
+Who = Literal["put", "keep", "probe"]
+Bucket = Literal["evidence", "log", "probe"]
 
 
 def _store_time(moment: datetime) -> str:
@@ -46,11 +51,14 @@ class S3Store:
     def __init__(self, settings: Settings):
         assert settings.s3_put_secret_key and settings.s3_keep_secret_key  # settings checked it
         assert settings.s3_put_access_key and settings.s3_keep_access_key
+        assert settings.s3_probe_access_key and settings.s3_probe_secret_key
         self._base = f"{'https' if settings.s3_secure else 'http'}://{settings.s3_endpoint}"
         self._region = settings.s3_region
         self._evidence, self._log = settings.s3_evidence_bucket, settings.s3_log_bucket
         self._put = Credentials(settings.s3_put_access_key, settings.s3_put_secret_key.get_secret_value())
         self._keep = Credentials(settings.s3_keep_access_key, settings.s3_keep_secret_key.get_secret_value())
+        self._probe = Credentials(settings.s3_probe_access_key, settings.s3_probe_secret_key.get_secret_value())
+        self._buckets = {"evidence": self._evidence, "log": self._log, "probe": settings.s3_probe_bucket}
         self._http = httpx.AsyncClient(
             timeout=httpx.Timeout(20.0, connect=3.0),
             limits=httpx.Limits(max_connections=64, max_keepalive_connections=32),
@@ -58,22 +66,7 @@ class S3Store:
         )
 
     async def start(self) -> None:
-        """Versioning and Object Lock are on, and vault and store agree on the time within `MAX_DRIFT`."""
-        asked = datetime.now(UTC)
-        versioning = await self._keep_call("GET", self._evidence, "", "versioning=", absent_is_none=True)
-        answered = datetime.now(UTC)
-        if versioning.status_code == 404:
-            raise StoreUnfit(f"存储桶 {self._evidence} 不存在，拒绝启动。")
-        if b"<Status>Enabled</Status>" not in versioning.content:
-            raise StoreUnfit(f"存储桶 {self._evidence} 未启用版本控制，拒绝启动。")
-        # Where no bucket ever had a lock configuration the store answers 404.
-        locking = await self._keep_call("GET", self._evidence, "", "object-lock=", absent_is_none=True)
-        if b"<ObjectLockEnabled>Enabled</ObjectLockEnabled>" not in locking.content:
-            raise StoreUnfit(f"存储桶 {self._evidence} 未启用对象锁定（Object Lock），拒绝启动。")
-        store_clock = datetime.strptime(versioning.headers["date"], "%a, %d %b %Y %H:%M:%S GMT").replace(tzinfo=UTC)
-        # The header is cut to whole seconds, so the true time lies within the second after it.
-        if store_clock > answered + MAX_DRIFT or store_clock + timedelta(seconds=1) < asked - MAX_DRIFT:
-            raise StoreUnfit("证据库与对象存储的时钟相差超过 5 秒，拒绝启动。")
+        """Nothing: whether the store is fit is `conformance.require`'s to say, and connections open by themselves."""
 
     async def stop(self) -> None:
         await self._http.aclose()
@@ -95,24 +88,23 @@ class S3Store:
         url = self._url(self._evidence, key, f"versionId={quote(version, safe='')}")
         return GetTicket(url, self._signed("GET", url, {}, self._keep, _EMPTY, now))
 
-    async def head(self, key: str) -> StoredObject | None:
+    async def head(self, key: str, version: str | None = None) -> StoredObject | None:
         response = await self._keep_call(
-            "HEAD", self._evidence, key, headers={"x-amz-checksum-mode": "ENABLED"}, absent_is_none=True
+            "HEAD", self._evidence, key, _version(version), headers=_ASK_CHECKSUM, absent_is_none=True
         )
-        if response.status_code == 404:
-            return None
-        found = response.headers
-        until = found.get("x-amz-object-lock-retain-until-date")
-        checksum = found.get("x-amz-checksum-sha256", "")
-        mode = found.get("x-amz-object-lock-mode")
-        return StoredObject(
-            key=key,
-            version=found.get("x-amz-version-id", ""),
-            size=int(found.get("content-length", "-1")),
-            sha256=base64.b64decode(checksum).hex(),
-            lock="compliance" if mode == "COMPLIANCE" else "none",
-            retain_until=datetime.fromisoformat(until) if until else None,
-        )
+        return None if response.status_code == 404 else stored_object(key, response.headers)
+
+    async def drift(self) -> timedelta:
+        asked = datetime.now(UTC)
+        response = await self._keep_call("GET", self._evidence, "", "versioning=", absent_is_none=True)
+        answered = datetime.now(UTC)
+        try:
+            clock = datetime.strptime(response.headers["date"], "%a, %d %b %Y %H:%M:%S GMT").replace(tzinfo=UTC)
+        except (KeyError, ValueError) as error:
+            raise StoreUnavailable("the store does not tell its time") from error
+        # The header is cut to whole seconds, so the true time lies within the second after it.
+        ahead, behind = clock - answered, asked - (clock + timedelta(seconds=1))
+        return max(ahead, timedelta()) or -max(behind, timedelta())
 
     async def put(self, key: str, data: bytes, retain_until: datetime) -> StoredObject:
         sha256 = hashlib.sha256(data).hexdigest()
@@ -162,6 +154,38 @@ class S3Store:
         response = await self._keep_call("GET", self._log, path, absent_is_none=True)
         return None if response.status_code == 404 else response.content
 
+    async def call(
+        self,
+        who: Who | None,
+        method: str,
+        bucket: Bucket,
+        key: str = "",
+        query: str = "",
+        *,
+        headers: dict[str, str] | None = None,
+        content: bytes = b"",
+        ticket: bool = False,
+        change: Callable[[dict[str, str]], dict[str, str]] | None = None,
+    ) -> httpx.Response:
+        """One request as `who` (None: unsigned), whatever the answer: for attacks on the store.
+
+        As a `ticket` the payload is not signed, only its length and checksum header; `change` is done to the
+        headers after they were signed. Raises StoreUnavailable where no answer comes.
+        """
+        url = self._url(self._buckets[bucket], key, query)
+        sent = headers or {}
+        if who is not None:
+            identity = {"put": self._put, "keep": self._keep, "probe": self._probe}[who]
+            payload = _UNSIGNED if ticket else hashlib.sha256(content).hexdigest()
+            sent = self._signed(method, url, sent, identity, payload, datetime.now(UTC))
+        try:
+            return await self._http.request(method, url, headers=change(sent) if change else sent, content=content)
+        except httpx.HTTPError as error:
+            raise StoreUnavailable(f"{method}: {error!r}") from error
+
+    def bucket(self, bucket: Bucket) -> str:
+        return self._buckets[bucket]
+
     async def _keep_call(
         self,
         method: str,
@@ -210,14 +234,46 @@ class S3Store:
         return {name: str(value) for name, value in signed.items() if name != "host"}
 
 
-def set_up(settings: Settings, admin_access_key: str, admin_secret_key: str, policies: Path) -> None:
-    """Make the buckets and the identities *put* and *keep*, each with its policy file. Repeatable.
+def stored_object(key: str, found: httpx.Headers) -> StoredObject:
+    """What a HEAD told. What cannot be read is taken as not told, which fits no intent."""
+    until = found.get("x-amz-object-lock-retain-until-date")
+    try:
+        sha256 = base64.b64decode(found.get("x-amz-checksum-sha256", ""), validate=True).hex()
+        retain_until = datetime.fromisoformat(until) if until else None
+        size = int(found.get("content-length", "-1"))
+    except ValueError:
+        sha256, retain_until, size = "", None, -1
+    return StoredObject(
+        key=key,
+        version=found.get("x-amz-version-id", ""),
+        size=size,
+        sha256=sha256,
+        lock="compliance" if found.get("x-amz-object-lock-mode") == "COMPLIANCE" else "none",
+        retain_until=retain_until if retain_until is None or retain_until.tzinfo else None,
+    )
 
+
+def _version(version: str | None) -> str:
+    return f"versionId={quote(version, safe='')}" if version else ""
+
+
+def set_up(
+    settings: Settings,
+    admin_access_key: str,
+    admin_secret_key: str,
+    policies: Path,
+    *,
+    dispose: tuple[str, SecretStr] | None = None,
+) -> None:
+    """Make the buckets and the identities, each with its policy file. Repeatable.
+
+    *dispose* is made only where its access key and secret key are given: the vault's settings do not know it.
     Speaks MinIO's admin API; on another store the buckets, users and policies are made by its own means and
     this is not run.
     """
     assert settings.s3_endpoint and settings.s3_put_access_key and settings.s3_keep_access_key
     assert settings.s3_put_secret_key and settings.s3_keep_secret_key
+    assert settings.s3_probe_access_key and settings.s3_probe_secret_key
     client = Minio(
         endpoint=settings.s3_endpoint,
         access_key=admin_access_key,
@@ -225,7 +281,8 @@ def set_up(settings: Settings, admin_access_key: str, admin_secret_key: str, pol
         secure=settings.s3_secure,
         region=settings.s3_region,
     )
-    for bucket, locked in ((settings.s3_evidence_bucket, True), (settings.s3_log_bucket, False)):
+    buckets = ((settings.s3_evidence_bucket, True), (settings.s3_probe_bucket, True), (settings.s3_log_bucket, False))
+    for bucket, locked in buckets:
         if not client.bucket_exists(bucket):
             client.make_bucket(bucket, object_lock=locked)
     admin = MinioAdmin(
@@ -233,12 +290,16 @@ def set_up(settings: Settings, admin_access_key: str, admin_secret_key: str, pol
         credentials=StaticProvider(admin_access_key, admin_secret_key),
         secure=settings.s3_secure,
     )
-    for name, access_key, secret_key in (
+    identities = [
         ("put", settings.s3_put_access_key, settings.s3_put_secret_key),
         ("keep", settings.s3_keep_access_key, settings.s3_keep_secret_key),
-    ):
+        ("probe", settings.s3_probe_access_key, settings.s3_probe_secret_key),
+        *([("dispose", *dispose)] if dispose else []),
+    ]
+    for name, access_key, secret_key in identities:
         text = (policies / f"{name}.json").read_text("utf-8")
         text = text.replace("quancheng-evidence", settings.s3_evidence_bucket)
+        text = text.replace("quancheng-probe", settings.s3_probe_bucket)
         text = text.replace("quancheng-log", settings.s3_log_bucket)
         policy = f"{settings.s3_evidence_bucket}-{name}"
         admin.policy_add(policy, policy=json.loads(text))

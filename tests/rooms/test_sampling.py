@@ -1,0 +1,467 @@
+"""While running, the store is looked at again: what was altered behind the vault's back becomes an alarm."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import json
+import logging
+import os
+import secrets
+import shutil
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from fastapi import FastAPI
+from sqlalchemy import text
+from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.ext.asyncio import AsyncEngine
+from uuid_utils.compat import uuid7
+
+from deploy.local import folders
+from services.terminal.closing import root_of, signed_closing
+from services.vault import database, sampling
+from services.vault.alarms import Alarms
+from services.vault.app import create_app
+from services.vault.contract import wire
+from services.vault.contract.channel import CHANNEL_SERVICE, RequestSigner
+from services.vault.contract.client import VaultClient
+from services.vault.contract.verify import key_id
+from services.vault.errors import StoreUnavailable
+from services.vault.sampling import MANIFESTS, SEGMENTS, Sampler, Sealed
+from services.vault.settings import Settings
+from services.vault.stores.local import LocalStore
+from services.vault.stores.port import Store
+from services.vault.stores.s3 import S3Store
+from services.vault.watch import CLOCK, CONFIGURATION, UNAVAILABLE, Watch
+from tests.rooms.liar import Answer, Gateway, Request, gateway, truthful
+from tests.system import System
+
+_PREFIX = "QUANCHENG_VAULT_"
+
+
+def _settings(system: System, **changes: Any) -> Settings:
+    told = {k.removeprefix(_PREFIX).lower(): v for k, v in system.stack.vault_environment().items()}
+    return Settings.model_validate(told | changes)
+
+
+def _ask(sequence: int, data: bytes) -> wire.SegmentAsk:
+    return wire.SegmentAsk(
+        sequence=sequence,
+        sha256=hashlib.sha256(data).hexdigest(),
+        size=len(data),
+        media="media",
+        started_at=datetime.now(UTC),
+        duration_ms=1000,
+        monotonic_ms=sequence * 1000,
+    )
+
+
+async def _open(client: VaultClient, key: Ed25519PrivateKey | None = None) -> UUID:
+    key = key or Ed25519PrivateKey.generate()
+    public = key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+    enrolled = wire.Enrol(recorder=uuid7(), public_key=base64.b64encode(public).decode())
+    await client.enrol(enrolled)
+    recording = uuid7()
+    began = datetime.now(UTC)
+    await client.open(
+        recording, wire.OpenRecording(source=enrolled.recorder, key_id=key_id(public), started_at=began)
+    )
+    return recording
+
+
+async def _seal(client: VaultClient, recording: UUID, pieces: list[bytes], *, commit: bool = True) -> list[str]:
+    """Ask, put and commit; the keys in the store."""
+    asks = [_ask(n, data) for n, data in enumerate(pieces)]
+    tickets = (await client.exchange(recording, wire.ExchangeRequest(asks=asks))).tickets
+    async with httpx.AsyncClient(trust_env=False) as store:
+        for ticket in tickets:
+            (await store.put(ticket.url, content=pieces[ticket.sequence], headers=ticket.headers)).raise_for_status()
+    commits = [wire.SegmentName(sequence=ask.sequence, sha256=ask.sha256) for ask in asks]
+    if commit:
+        assert len((await client.exchange(recording, wire.ExchangeRequest(commits=commits))).sealed) == len(asks)
+    return [f"recordings/{recording}/{ask.sequence:010d}-{ask.sha256}" for ask in asks]
+
+
+@dataclass
+class Room:
+    """A live system's database and store, with eyes of our own on both."""
+
+    system: System
+    engine: AsyncEngine
+    store: Store
+    alarms: Alarms
+    sampler: Sampler
+    client: VaultClient
+
+    async def record(self, key: str) -> Sealed:
+        recording, name = key.removeprefix("recordings/").split("/")
+        number, _, sha256 = name.partition("-")
+        named = {"recording": UUID(recording), "number": int(number), "sha256": sha256}
+        async with self.engine.connect() as db:
+            row = (await db.execute(SEGMENTS.by_name, named)).one()
+        return Sealed(row.key, row.version, row.size, row.sha256, row.retain_until)
+
+    async def told(self, kind: str, subject: str) -> str | None:
+        """The detail of the standing alarm."""
+        found = [a for a in (await self.alarms.standing(200)).alarms if (a.kind, a.subject) == (kind, subject)]
+        assert len(found) < 2
+        return found[0].detail if found else None
+
+
+@asynccontextmanager
+async def _room(system: System, store: Store) -> AsyncIterator[Room]:
+    engine = database.connect(_settings(system))
+    alarms = Alarms(engine)
+    client = VaultClient(system.stack.vault_url, system.stack._service_key())
+    try:
+        async with client:
+            yield Room(system, engine, store, alarms, Sampler(engine, store, alarms), client)
+    finally:
+        await store.stop()
+        await engine.dispose()
+
+
+@pytest.fixture
+async def s3(minio_system: System) -> AsyncIterator[Room]:
+    async with _room(minio_system, S3Store(_settings(minio_system))) as room:
+        yield room
+
+
+@pytest.fixture
+async def local(local_system: System) -> AsyncIterator[Room]:
+    settings = _settings(local_system)
+    assert settings.local_root and settings.local_public_url
+    async with _room(local_system, LocalStore(settings.local_root, settings.local_public_url, b"x" * 32)) as room:
+        yield room
+
+
+# --- what is drawn ---
+
+
+async def test_every_sealed_segment_is_drawn_and_nothing_else(s3: Room) -> None:
+    few, many = await _open(s3.client), await _open(s3.client)
+    keys = await _seal(s3.client, few, [secrets.token_bytes(100)])
+    keys += await _seal(s3.client, many, [secrets.token_bytes(100) for _ in range(30)])
+    (asked,) = await _seal(s3.client, await _open(s3.client), [b"put and never committed"], commit=False)
+    drawn: dict[str, int] = {}
+    for _ in range(20_000):
+        found = await s3.sampler.draw(SEGMENTS)
+        assert found is not None
+        drawn[found.key] = drawn.get(found.key, 0) + 1
+        if set(keys) <= set(drawn) and sum(drawn.values()) >= 300:
+            break
+    assert set(keys) <= set(drawn)
+    assert asked not in drawn
+
+
+async def test_a_manifest_is_drawn_and_examined_too(s3: Room) -> None:
+    key, data = Ed25519PrivateKey.generate(), b"the only segment"
+    recording = await _open(s3.client, key)
+    await _seal(s3.client, recording, [data])
+    leaf = (0, hashlib.sha256(data).hexdigest(), len(data))
+    now = wire.rfc3339(datetime.now(UTC))
+    closing = {"recording": str(recording), "count": 1, "root": root_of([leaf]), "missing": []}
+    closing |= {"started_at": now, "ended_at": now, "interrupted": False}
+    await s3.client.close(recording, wire.CloseRecording(closing=signed_closing(closing, key)))
+    found: Sealed | None = None
+    for _ in range(2000):
+        found = await s3.sampler.draw(MANIFESTS)
+        if found is not None and str(recording) in found.key:
+            break
+    assert found is not None and found.key == f"recordings/{recording}/manifest-0000"
+    assert await s3.sampler.examine(found, whole=True) == ""
+    altered = replace(found, sha256="0" * 64)
+    assert "校验值" in await s3.sampler.examine(altered, whole=False)
+    # The alarm leads back to the object.
+    while await s3.told(sampling.DIFFERS, found.key):
+        await s3.sampler.look()
+
+
+async def test_one_page_is_read_however_long_the_history(s3: Room) -> None:
+    """What a terminal chooses, its recording's id, has no part in what is drawn."""
+    async with s3.engine.connect() as db:
+        part = await db.scalar(text("SELECT CAST('vault.segments' AS regclass)::oid"))
+        bounds = {"part": part, "first": (0, 0), "next": (1, 0)}
+        await db.execute(text("SET enable_seqscan = on"))
+        plan = await db.execute(text(f"EXPLAIN (FORMAT JSON) {SEGMENTS.on_page.text}"), bounds)
+        told = plan.scalar()
+    assert "Tid Range Scan" in (told if isinstance(told, str) else json.dumps(told))
+
+
+async def test_with_nothing_sealed_there_is_nothing_to_draw(postgres_with_vault: AsyncEngine, s3: Room) -> None:
+    sampler = Sampler(postgres_with_vault, s3.store, Alarms(postgres_with_vault))
+    assert await sampler.draw(SEGMENTS) is await sampler.draw(MANIFESTS) is await sampler.look() is None
+
+
+@pytest.fixture
+async def postgres_with_vault(postgres: Any) -> AsyncIterator[AsyncEngine]:
+    """An empty database with the vault's schema, as the vault's own role."""
+    from sqlalchemy.ext.asyncio import create_async_engine
+
+    from migrations.run import upgrade
+
+    await upgrade(postgres.dsn("quancheng_owner"), "vault")
+    engine = create_async_engine(postgres.dsn("quancheng_vault"))
+    yield engine
+    await engine.dispose()
+
+
+# --- what differs ---
+
+
+async def test_what_is_as_it_was_raises_no_alarm(s3: Room, local: Room) -> None:
+    for room in (s3, local):
+        (key,) = await _seal(room.client, await _open(room.client), [secrets.token_bytes(300_000)])
+        assert await room.sampler.examine(await room.record(key), whole=True) == ""
+        assert await room.told(sampling.DIFFERS, key) is None
+
+
+async def test_an_object_removed_from_the_stores_disk_is_found_out_and_cleared_when_it_is_back(
+    s3: Room, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (key,) = await _seal(s3.client, await _open(s3.client), [secrets.token_bytes(300_000)])
+    sealed = await s3.record(key)
+    minio = s3.system.stack.minio
+    assert minio
+    lies = minio.folder / _settings(s3.system).s3_evidence_bucket / key
+    shutil.move(lies, tmp_path / "away")
+    with caplog.at_level(logging.ERROR):
+        assert "已没有版本" in await s3.sampler.examine(sealed, whole=False)
+        assert "已没有版本" in await s3.sampler.examine(sealed, whole=True)
+    lines = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert [line.split()[:3] for line in lines] == [["alarm", "kind=object-differs", f"subject={key}"]] * 2
+    assert "已没有版本" in str(await s3.told(sampling.DIFFERS, key))
+    shutil.move(tmp_path / "away", lies)
+    assert await s3.sampler.examine(sealed, whole=True) == ""
+    assert await s3.told(sampling.DIFFERS, key) is None
+
+
+async def test_bytes_altered_on_the_stores_disk_are_found_by_a_full_read(s3: Room) -> None:
+    (key,) = await _seal(s3.client, await _open(s3.client), [secrets.token_bytes(300_000)])
+    minio = s3.system.stack.minio
+    assert minio
+    (part,) = (minio.folder / _settings(s3.system).s3_evidence_bucket / key).rglob("part.1")
+    with part.open("r+b") as file:
+        file.seek(150_000)
+        was = file.read(1)
+        file.seek(150_000)
+        file.write(bytes([was[0] ^ 1]))
+    sealed = await s3.record(key)
+    assert await s3.sampler.examine(sealed, whole=False) == ""
+    assert await s3.sampler.examine(sealed, whole=True)
+    assert await s3.told(sampling.DIFFERS, key)
+
+
+@pytest.mark.parametrize(
+    ("changed", "word"),
+    [
+        ({"x-amz-object-lock-mode": "GOVERNANCE"}, "锁定方式"),
+        ({"x-amz-object-lock-mode": ""}, "锁定方式"),
+        ({"x-amz-object-lock-retain-until-date": "2026-12-01T00:00:00Z"}, "锁定期限"),
+        ({"x-amz-object-lock-retain-until-date": ""}, "锁定期限"),
+        ({"x-amz-checksum-sha256": "A" * 43 + "="}, "校验值"),
+        ({"x-amz-checksum-sha256": "not base64"}, "校验值"),
+        ({"content-length": "7"}, "长度"),
+        ({"x-amz-version-id": "00000000-0000-4000-8000-000000000000"}, "另一版本"),
+    ],
+    ids=str,
+)
+async def test_each_difference_is_named(s3: Room, changed: dict[str, str], word: str) -> None:
+    def lie(gate: Gateway, request: Request) -> Answer:
+        answer = gate.forward(request)
+        return Answer(answer.status, answer.headers | (changed if request.method == "HEAD" else {}), answer.body)
+
+    (key,) = await _seal(s3.client, await _open(s3.client), [secrets.token_bytes(1000)])
+    minio = s3.system.stack.minio
+    assert minio
+    with gateway(minio, lie) as gate:
+        store = S3Store(_settings(s3.system, s3_endpoint=gate.endpoint))
+        seen = await Sampler(s3.engine, store, s3.alarms).examine(await s3.record(key), whole=False)
+        await store.stop()
+    assert word in seen
+    assert seen == await s3.told(sampling.DIFFERS, key)
+    assert await s3.sampler.examine(await s3.record(key), whole=False) == ""
+
+
+async def test_a_lock_renewed_further_ahead_is_no_difference(s3: Room) -> None:
+    (key,) = await _seal(s3.client, await _open(s3.client), [b"renewed"])
+    sealed = await s3.record(key)
+    assert sealed.retain_until
+    earlier = replace(sealed, retain_until=sealed.retain_until - timedelta(days=30))
+    assert await s3.sampler.examine(earlier, whole=True) == ""
+
+
+@pytest.mark.parametrize("fault", ["altered", "gone"])
+async def test_a_file_altered_in_the_local_folder_is_found_out(local: Room, fault: str) -> None:
+    (key,) = await _seal(local.client, await _open(local.client), [secrets.token_bytes(1000)])
+    path = Path(str(_settings(local.system).local_root)) / "evidence" / key
+    original = path.read_bytes()
+    _unlock(path)
+    if fault == "altered":
+        path.chmod(0o644)
+        path.write_bytes(b"x" * 1000)
+    else:
+        path.unlink()
+    assert await local.sampler.examine(await local.record(key), whole=False)
+    assert await local.told(sampling.DIFFERS, key)
+    path.write_bytes(original)
+    assert await local.sampler.examine(await local.record(key), whole=True) == ""
+    assert await local.told(sampling.DIFFERS, key) is None
+
+
+def _unlock(path: Path) -> None:
+    """Take the immutable flag away, as the machine's owner can: a test may use the same means."""
+
+    folders._release(os.fspath(path))
+
+
+async def test_a_store_that_is_away_tells_nothing_of_an_object(s3: Room) -> None:
+    (key,) = await _seal(s3.client, await _open(s3.client), [b"away"])
+
+    def away(gate: Gateway, request: Request) -> Answer:
+        return Answer(503)
+
+    minio = s3.system.stack.minio
+    assert minio
+    with gateway(minio, away) as gate:
+        store = S3Store(_settings(s3.system, s3_endpoint=gate.endpoint))
+        with pytest.raises(StoreUnavailable):
+            await Sampler(s3.engine, store, s3.alarms).examine(await s3.record(key), whole=False)
+        watch = Watch(store, s3.alarms)
+        await watch.look()
+        assert "没有应答" in str(await s3.told(UNAVAILABLE, watch._here))
+        gate.lie = truthful
+        await watch.look()
+        assert await s3.told(UNAVAILABLE, watch._here) is None
+        await store.stop()
+    assert await s3.told(sampling.DIFFERS, key) is None
+
+
+# --- alarms ---
+
+
+async def test_an_alarm_is_one_row_while_it_stands_and_stays_on_record(s3: Room) -> None:
+    subject = secrets.token_hex(8)
+    await asyncio.gather(*(s3.alarms.sound("staged", subject, f"第 {n} 次") for n in range(8)))
+    assert await s3.told("staged", subject)
+    await s3.alarms.clear("staged", subject)
+    await s3.alarms.clear("staged", subject)
+    assert await s3.told("staged", subject) is None
+    await s3.alarms.sound("staged", subject, "又一次")
+    rows = text(
+        "SELECT detail, cleared_at IS NULL AS stands FROM vault.alarms WHERE subject = :subject ORDER BY place"
+    )
+    async with s3.engine.begin() as db:
+        found = (await db.execute(rows, {"subject": subject})).all()
+        assert [row.stands for row in found] == [False, True]
+        with pytest.raises(ProgrammingError, match="permission denied"):
+            await db.execute(text("DELETE FROM vault.alarms"))
+    await s3.alarms.clear("staged", subject)
+
+
+async def test_the_standing_alarms_are_told_to_the_service(s3: Room) -> None:
+    subjects = [secrets.token_hex(8) for _ in range(3)]
+    for subject in subjects:
+        await s3.alarms.sound("staged", subject, "有一处不符")
+    told = await s3.client.alarms(limit=2)
+    assert [alarm.subject for alarm in told.alarms] == subjects[:0:-1]
+    assert told.more
+    for subject in subjects:
+        await s3.alarms.clear("staged", subject)
+    assert not [alarm for alarm in (await s3.client.alarms(200)).alarms if alarm.subject in subjects]
+
+
+# --- a vault that runs on a store which changes ---
+
+
+@asynccontextmanager
+async def _vault(settings: Settings, system: System) -> AsyncIterator[tuple[FastAPI, httpx.AsyncClient]]:
+    app = create_app(settings)
+    signer = RequestSigner(system.stack._service_key(), CHANNEL_SERVICE)
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://vault.test", auth=signer) as client:
+            yield app, client
+
+
+def _clock(seconds: int) -> Callable[[Gateway, Request], Answer]:
+    def lie(gate: Gateway, request: Request) -> Answer:
+        answer, now = gate.forward(request), datetime.now(UTC) + timedelta(seconds=seconds)
+        return Answer(
+            answer.status, answer.headers | {"date": now.strftime("%a, %d %b %Y %H:%M:%S GMT")}, answer.body
+        )
+
+    return lie
+
+
+async def test_while_clocks_differ_no_ticket_is_given_and_what_was_put_is_still_committed(s3: Room) -> None:
+    minio = s3.system.stack.minio
+    assert minio
+    recording = await _open(s3.client)
+    await _seal(s3.client, recording, [b"put before the drift"], commit=False)
+    put, more = _ask(0, b"put before the drift"), _ask(1, b"more")
+    commit = {"sequence": put.sequence, "sha256": put.sha256}
+    path = f"/v1/recordings/{recording}/exchange"
+
+    def body(*, asks: bool, commits: bool) -> dict[str, Any]:
+        told = json.loads(more.model_dump_json())
+        return {"asks": [told] if asks else [], "commits": [commit] if commits else []}
+
+    with gateway(minio) as gate:
+        settings = _settings(s3.system, s3_endpoint=gate.endpoint)
+        async with _vault(settings, s3.system) as (app, client):
+            watch: Watch = app.state.vault.watch
+            for seconds in (8, -8):
+                gate.lie = _clock(seconds)
+                await watch.look()
+                refused = await client.post(path, json=body(asks=True, commits=False))
+                assert (refused.status_code, refused.json()["slug"]) == (503, "clock-drift")
+                both = (await client.post(path, json=body(asks=True, commits=True))).json()
+                assert [item["slug"] for item in both["problems"]] == ["clock-drift"]
+                assert [item["sequence"] for item in both["sealed"]] == [0]
+                told = (await client.get("/v1/alarms")).json()["alarms"]
+                assert ("快" if seconds > 0 else "慢") in next(a["detail"] for a in told if a["kind"] == CLOCK)
+            gate.lie = truthful
+            await watch.look()
+            answer = (await client.post(path, json=body(asks=True, commits=False))).json()
+            assert [item["sequence"] for item in answer["tickets"]] == [1]
+            assert CLOCK not in {a["kind"] for a in (await client.get("/v1/alarms")).json()["alarms"]}
+
+
+async def test_a_bucket_that_loses_its_lock_configuration_is_an_alarm(s3: Room) -> None:
+    def lost(gate: Gateway, request: Request) -> Answer:
+        return Answer(404) if request.target.endswith("?object-lock=") else gate.forward(request)
+
+    minio = s3.system.stack.minio
+    assert minio
+    with gateway(minio, lost) as gate:
+        store = S3Store(_settings(s3.system, s3_endpoint=gate.endpoint))
+        watch = Watch(store, s3.alarms)
+        await watch.look()
+        assert "未启用对象锁定" in str(await s3.told(CONFIGURATION, "bucket-evidence-lock"))
+        gate.lie = truthful
+        await watch.look()
+        assert await s3.told(CONFIGURATION, "bucket-evidence-lock") is None
+        await store.stop()
+
+
+async def test_a_running_vault_samples_by_itself_and_looks_again_at_what_was_an_alarm(s3: Room) -> None:
+    (key,) = await _seal(s3.client, await _open(s3.client), [b"falsely accused"])
+    await s3.alarms.sound(sampling.DIFFERS, key, "一次误报")
+    async with _vault(_settings(s3.system, sample_per_minute="600"), s3.system):
+        for _ in range(200):
+            if await s3.told(sampling.DIFFERS, key) is None:
+                return
+            await asyncio.sleep(0.1)
+    pytest.fail("the alarm was not looked at again")
