@@ -10,7 +10,9 @@ from typing import Any
 
 from minio import Minio as Client
 from minio import MinioAdmin
+from minio.commonconfig import ENABLED
 from minio.credentials.providers import StaticProvider
+from minio.versioningconfig import VersioningConfig
 from pydantic import SecretStr
 
 from deploy.local.minio import Minio
@@ -106,3 +108,12 @@ class House:
             if name.startswith(("s3_evidence", "s3_log", "s3_probe", "s3_put", "s3_keep")):
                 told[name] = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
         return {f"QUANCHENG_VAULT_{name.upper()}": value for name, value in told.items()}
+
+
+def plain(house: House, kind: str) -> None:
+    house.admin.make_bucket(house.bucket(kind))
+
+
+def versioned(house: House, kind: str) -> None:
+    plain(house, kind)
+    house.admin.set_bucket_versioning(house.bucket(kind), VersioningConfig(ENABLED))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import hashlib
 import json
 import logging
@@ -12,137 +11,48 @@ import secrets
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from fastapi import FastAPI
 from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncEngine
-from uuid_utils.compat import uuid7
 
 from deploy.local import folders
 from services.terminal.closing import root_of, signed_closing
-from services.vault import database, sampling
+from services.vault import sampling
 from services.vault.alarms import Alarms
 from services.vault.app import create_app
 from services.vault.contract import wire
 from services.vault.contract.channel import CHANNEL_SERVICE, RequestSigner
-from services.vault.contract.client import VaultClient
-from services.vault.contract.verify import key_id
 from services.vault.errors import StoreUnavailable
 from services.vault.sampling import MANIFESTS, SEGMENTS, Sampler, Sealed
 from services.vault.settings import Settings
 from services.vault.stores.local import LocalStore
-from services.vault.stores.port import Store
 from services.vault.stores.s3 import S3Store
 from services.vault.watch import CLOCK, CONFIGURATION, UNAVAILABLE, Watch
 from tests.rooms.liar import Answer, Gateway, Request, gateway, truthful
+from tests.rooms.sealed import Room, ask, open_recording, room_of, seal, settings_of
 from tests.system import System
-
-_PREFIX = "QUANCHENG_VAULT_"
-
-
-def _settings(system: System, **changes: Any) -> Settings:
-    told = {k.removeprefix(_PREFIX).lower(): v for k, v in system.stack.vault_environment().items()}
-    return Settings.model_validate(told | changes)
-
-
-def _ask(sequence: int, data: bytes) -> wire.SegmentAsk:
-    return wire.SegmentAsk(
-        sequence=sequence,
-        sha256=hashlib.sha256(data).hexdigest(),
-        size=len(data),
-        media="media",
-        started_at=datetime.now(UTC),
-        duration_ms=1000,
-        monotonic_ms=sequence * 1000,
-    )
-
-
-async def _open(client: VaultClient, key: Ed25519PrivateKey | None = None) -> UUID:
-    key = key or Ed25519PrivateKey.generate()
-    public = key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
-    enrolled = wire.Enrol(recorder=uuid7(), public_key=base64.b64encode(public).decode())
-    await client.enrol(enrolled)
-    recording = uuid7()
-    began = datetime.now(UTC)
-    await client.open(
-        recording, wire.OpenRecording(source=enrolled.recorder, key_id=key_id(public), started_at=began)
-    )
-    return recording
-
-
-async def _seal(client: VaultClient, recording: UUID, pieces: list[bytes], *, commit: bool = True) -> list[str]:
-    """Ask, put and commit; the keys in the store."""
-    asks = [_ask(n, data) for n, data in enumerate(pieces)]
-    tickets = (await client.exchange(recording, wire.ExchangeRequest(asks=asks))).tickets
-    async with httpx.AsyncClient(trust_env=False) as store:
-        for ticket in tickets:
-            (await store.put(ticket.url, content=pieces[ticket.sequence], headers=ticket.headers)).raise_for_status()
-    commits = [wire.SegmentName(sequence=ask.sequence, sha256=ask.sha256) for ask in asks]
-    if commit:
-        assert len((await client.exchange(recording, wire.ExchangeRequest(commits=commits))).sealed) == len(asks)
-    return [f"recordings/{recording}/{ask.sequence:010d}-{ask.sha256}" for ask in asks]
-
-
-@dataclass
-class Room:
-    """A live system's database and store, with eyes of our own on both."""
-
-    system: System
-    engine: AsyncEngine
-    store: Store
-    alarms: Alarms
-    sampler: Sampler
-    client: VaultClient
-
-    async def record(self, key: str) -> Sealed:
-        recording, name = key.removeprefix("recordings/").split("/")
-        number, _, sha256 = name.partition("-")
-        named = {"recording": UUID(recording), "number": int(number), "sha256": sha256}
-        async with self.engine.connect() as db:
-            row = (await db.execute(SEGMENTS.by_name, named)).one()
-        return Sealed(row.key, row.version, row.size, row.sha256, row.retain_until)
-
-    async def told(self, kind: str, subject: str) -> str | None:
-        """The detail of the standing alarm."""
-        found = [a for a in (await self.alarms.standing(200)).alarms if (a.kind, a.subject) == (kind, subject)]
-        assert len(found) < 2
-        return found[0].detail if found else None
-
-
-@asynccontextmanager
-async def _room(system: System, store: Store) -> AsyncIterator[Room]:
-    engine = database.connect(_settings(system))
-    alarms = Alarms(engine)
-    client = VaultClient(system.stack.vault_url, system.stack._service_key())
-    try:
-        async with client:
-            yield Room(system, engine, store, alarms, Sampler(engine, store, alarms), client)
-    finally:
-        await store.stop()
-        await engine.dispose()
 
 
 @pytest.fixture
 async def s3(minio_system: System) -> AsyncIterator[Room]:
-    async with _room(minio_system, S3Store(_settings(minio_system))) as room:
+    async with room_of(minio_system, S3Store(settings_of(minio_system))) as room:
         yield room
 
 
 @pytest.fixture
 async def local(local_system: System) -> AsyncIterator[Room]:
-    settings = _settings(local_system)
+    settings = settings_of(local_system)
     assert settings.local_root and settings.local_public_url
-    async with _room(local_system, LocalStore(settings.local_root, settings.local_public_url, b"x" * 32)) as room:
+    async with room_of(local_system, LocalStore(settings.local_root, settings.local_public_url, b"x" * 32)) as room:
         yield room
 
 
@@ -150,10 +60,10 @@ async def local(local_system: System) -> AsyncIterator[Room]:
 
 
 async def test_every_sealed_segment_is_drawn_and_nothing_else(s3: Room) -> None:
-    few, many = await _open(s3.client), await _open(s3.client)
-    keys = await _seal(s3.client, few, [secrets.token_bytes(100)])
-    keys += await _seal(s3.client, many, [secrets.token_bytes(100) for _ in range(30)])
-    (asked,) = await _seal(s3.client, await _open(s3.client), [b"put and never committed"], commit=False)
+    few, many = await open_recording(s3.client), await open_recording(s3.client)
+    keys = await seal(s3.client, few, [secrets.token_bytes(100)])
+    keys += await seal(s3.client, many, [secrets.token_bytes(100) for _ in range(30)])
+    (asked,) = await seal(s3.client, await open_recording(s3.client), [b"put and never committed"], commit=False)
     drawn: dict[str, int] = {}
     for _ in range(20_000):
         found = await s3.sampler.draw(SEGMENTS)
@@ -167,8 +77,8 @@ async def test_every_sealed_segment_is_drawn_and_nothing_else(s3: Room) -> None:
 
 async def test_a_manifest_is_drawn_and_examined_too(s3: Room) -> None:
     key, data = Ed25519PrivateKey.generate(), b"the only segment"
-    recording = await _open(s3.client, key)
-    await _seal(s3.client, recording, [data])
+    recording = await open_recording(s3.client, key)
+    await seal(s3.client, recording, [data])
     leaf = (0, hashlib.sha256(data).hexdigest(), len(data))
     now = wire.rfc3339(datetime.now(UTC))
     closing = {"recording": str(recording), "count": 1, "root": root_of([leaf]), "missing": []}
@@ -222,7 +132,7 @@ async def postgres_with_vault(postgres: Any) -> AsyncIterator[AsyncEngine]:
 
 async def test_what_is_as_it_was_raises_no_alarm(s3: Room, local: Room) -> None:
     for room in (s3, local):
-        (key,) = await _seal(room.client, await _open(room.client), [secrets.token_bytes(300_000)])
+        (key,) = await seal(room.client, await open_recording(room.client), [secrets.token_bytes(300_000)])
         assert await room.sampler.examine(await room.record(key), whole=True) == ""
         assert await room.told(sampling.DIFFERS, key) is None
 
@@ -230,11 +140,11 @@ async def test_what_is_as_it_was_raises_no_alarm(s3: Room, local: Room) -> None:
 async def test_an_object_removed_from_the_stores_disk_is_found_out_and_cleared_when_it_is_back(
     s3: Room, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (key,) = await _seal(s3.client, await _open(s3.client), [secrets.token_bytes(300_000)])
+    (key,) = await seal(s3.client, await open_recording(s3.client), [secrets.token_bytes(300_000)])
     sealed = await s3.record(key)
     minio = s3.system.stack.minio
     assert minio
-    lies = minio.folder / _settings(s3.system).s3_evidence_bucket / key
+    lies = minio.folder / settings_of(s3.system).s3_evidence_bucket / key
     shutil.move(lies, tmp_path / "away")
     with caplog.at_level(logging.ERROR):
         assert "已没有版本" in await s3.sampler.examine(sealed, whole=False)
@@ -248,10 +158,10 @@ async def test_an_object_removed_from_the_stores_disk_is_found_out_and_cleared_w
 
 
 async def test_bytes_altered_on_the_stores_disk_are_found_by_a_full_read(s3: Room) -> None:
-    (key,) = await _seal(s3.client, await _open(s3.client), [secrets.token_bytes(300_000)])
+    (key,) = await seal(s3.client, await open_recording(s3.client), [secrets.token_bytes(300_000)])
     minio = s3.system.stack.minio
     assert minio
-    (part,) = (minio.folder / _settings(s3.system).s3_evidence_bucket / key).rglob("part.1")
+    (part,) = (minio.folder / settings_of(s3.system).s3_evidence_bucket / key).rglob("part.1")
     with part.open("r+b") as file:
         file.seek(150_000)
         was = file.read(1)
@@ -282,11 +192,11 @@ async def test_each_difference_is_named(s3: Room, changed: dict[str, str], word:
         answer = gate.forward(request)
         return Answer(answer.status, answer.headers | (changed if request.method == "HEAD" else {}), answer.body)
 
-    (key,) = await _seal(s3.client, await _open(s3.client), [secrets.token_bytes(1000)])
+    (key,) = await seal(s3.client, await open_recording(s3.client), [secrets.token_bytes(1000)])
     minio = s3.system.stack.minio
     assert minio
     with gateway(minio, lie) as gate:
-        store = S3Store(_settings(s3.system, s3_endpoint=gate.endpoint))
+        store = S3Store(settings_of(s3.system, s3_endpoint=gate.endpoint))
         seen = await Sampler(s3.engine, store, s3.alarms).examine(await s3.record(key), whole=False)
         await store.stop()
     assert word in seen
@@ -295,7 +205,7 @@ async def test_each_difference_is_named(s3: Room, changed: dict[str, str], word:
 
 
 async def test_a_lock_renewed_further_ahead_is_no_difference(s3: Room) -> None:
-    (key,) = await _seal(s3.client, await _open(s3.client), [b"renewed"])
+    (key,) = await seal(s3.client, await open_recording(s3.client), [b"renewed"])
     sealed = await s3.record(key)
     assert sealed.retain_until
     earlier = replace(sealed, retain_until=sealed.retain_until - timedelta(days=30))
@@ -304,8 +214,8 @@ async def test_a_lock_renewed_further_ahead_is_no_difference(s3: Room) -> None:
 
 @pytest.mark.parametrize("fault", ["altered", "gone"])
 async def test_a_file_altered_in_the_local_folder_is_found_out(local: Room, fault: str) -> None:
-    (key,) = await _seal(local.client, await _open(local.client), [secrets.token_bytes(1000)])
-    path = Path(str(_settings(local.system).local_root)) / "evidence" / key
+    (key,) = await seal(local.client, await open_recording(local.client), [secrets.token_bytes(1000)])
+    path = Path(str(settings_of(local.system).local_root)) / "evidence" / key
     original = path.read_bytes()
     _unlock(path)
     if fault == "altered":
@@ -327,7 +237,7 @@ def _unlock(path: Path) -> None:
 
 
 async def test_a_store_that_is_away_tells_nothing_of_an_object(s3: Room) -> None:
-    (key,) = await _seal(s3.client, await _open(s3.client), [b"away"])
+    (key,) = await seal(s3.client, await open_recording(s3.client), [b"away"])
 
     def away(gate: Gateway, request: Request) -> Answer:
         return Answer(503)
@@ -335,7 +245,7 @@ async def test_a_store_that_is_away_tells_nothing_of_an_object(s3: Room) -> None
     minio = s3.system.stack.minio
     assert minio
     with gateway(minio, away) as gate:
-        store = S3Store(_settings(s3.system, s3_endpoint=gate.endpoint))
+        store = S3Store(settings_of(s3.system, s3_endpoint=gate.endpoint))
         with pytest.raises(StoreUnavailable):
             await Sampler(s3.engine, store, s3.alarms).examine(await s3.record(key), whole=False)
         watch = Watch(store, s3.alarms)
@@ -408,9 +318,9 @@ def _clock(seconds: int) -> Callable[[Gateway, Request], Answer]:
 async def test_while_clocks_differ_no_ticket_is_given_and_what_was_put_is_still_committed(s3: Room) -> None:
     minio = s3.system.stack.minio
     assert minio
-    recording = await _open(s3.client)
-    await _seal(s3.client, recording, [b"put before the drift"], commit=False)
-    put, more = _ask(0, b"put before the drift"), _ask(1, b"more")
+    recording = await open_recording(s3.client)
+    await seal(s3.client, recording, [b"put before the drift"], commit=False)
+    put, more = ask(0, b"put before the drift"), ask(1, b"more")
     commit = {"sequence": put.sequence, "sha256": put.sha256}
     path = f"/v1/recordings/{recording}/exchange"
 
@@ -419,7 +329,7 @@ async def test_while_clocks_differ_no_ticket_is_given_and_what_was_put_is_still_
         return {"asks": [told] if asks else [], "commits": [commit] if commits else []}
 
     with gateway(minio) as gate:
-        settings = _settings(s3.system, s3_endpoint=gate.endpoint)
+        settings = settings_of(s3.system, s3_endpoint=gate.endpoint)
         async with _vault(settings, s3.system) as (app, client):
             watch: Watch = app.state.vault.watch
             for seconds in (8, -8):
@@ -446,7 +356,7 @@ async def test_a_bucket_that_loses_its_lock_configuration_is_an_alarm(s3: Room) 
     minio = s3.system.stack.minio
     assert minio
     with gateway(minio, lost) as gate:
-        store = S3Store(_settings(s3.system, s3_endpoint=gate.endpoint))
+        store = S3Store(settings_of(s3.system, s3_endpoint=gate.endpoint))
         watch = Watch(store, s3.alarms)
         await watch.look()
         assert "未启用对象锁定" in str(await s3.told(CONFIGURATION, "bucket-evidence-lock"))
@@ -457,9 +367,9 @@ async def test_a_bucket_that_loses_its_lock_configuration_is_an_alarm(s3: Room) 
 
 
 async def test_a_running_vault_samples_by_itself_and_looks_again_at_what_was_an_alarm(s3: Room) -> None:
-    (key,) = await _seal(s3.client, await _open(s3.client), [b"falsely accused"])
+    (key,) = await seal(s3.client, await open_recording(s3.client), [b"falsely accused"])
     await s3.alarms.sound(sampling.DIFFERS, key, "一次误报")
-    async with _vault(_settings(s3.system, sample_per_minute="600"), s3.system):
+    async with _vault(settings_of(s3.system, sample_per_minute="600"), s3.system):
         for _ in range(200):
             if await s3.told(sampling.DIFFERS, key) is None:
                 return
