@@ -132,6 +132,9 @@ def s3_settings(minio: Minio, name: str, **changes: Any) -> Settings:
         "s3_put_secret_key": SecretStr(secrets.token_urlsafe(30)),
         "s3_keep_access_key": f"{name}-keep",
         "s3_keep_secret_key": SecretStr(secrets.token_urlsafe(30)),
+        "s3_probe_bucket": f"{name}-probe",
+        "s3_probe_access_key": f"{name}-probe",
+        "s3_probe_secret_key": SecretStr(secrets.token_urlsafe(30)),
     }
     return Settings(**(given | changes))
 

@@ -337,7 +337,7 @@ def test_on_an_unfit_store_the_vault_does_not_start(minio_system: System, kind: 
     set_up(settings, minio.access_key, minio.secret_key, POLICIES)
     if kind == "missing":
         admin.remove_bucket(bucket)
-    assert settings.s3_put_secret_key and settings.s3_keep_secret_key
+    assert settings.s3_put_secret_key and settings.s3_keep_secret_key and settings.s3_probe_secret_key
     secret = settings.s3_keep_secret_key.get_secret_value()
     _refused(
         minio_system.stack.vault_environment()
@@ -346,6 +346,9 @@ def test_on_an_unfit_store_the_vault_does_not_start(minio_system: System, kind: 
             "QUANCHENG_VAULT_S3_ENDPOINT": f"127.0.0.1:{free_ports(1)}" if kind == "silent" else minio.endpoint,
             "QUANCHENG_VAULT_S3_EVIDENCE_BUCKET": bucket,
             "QUANCHENG_VAULT_S3_LOG_BUCKET": settings.s3_log_bucket,
+            "QUANCHENG_VAULT_S3_PROBE_BUCKET": settings.s3_probe_bucket,
+            "QUANCHENG_VAULT_S3_PROBE_ACCESS_KEY": str(settings.s3_probe_access_key),
+            "QUANCHENG_VAULT_S3_PROBE_SECRET_KEY": settings.s3_probe_secret_key.get_secret_value(),
             "QUANCHENG_VAULT_S3_PUT_ACCESS_KEY": str(settings.s3_put_access_key),
             "QUANCHENG_VAULT_S3_PUT_SECRET_KEY": settings.s3_put_secret_key.get_secret_value(),
             "QUANCHENG_VAULT_S3_KEEP_ACCESS_KEY": str(settings.s3_keep_access_key),
