@@ -34,6 +34,18 @@ def chromium() -> Path:
 
 
 @pytest.fixture(scope="session")
+def go() -> Path:
+    """A real Go, for the programs in `tests/peers`."""
+    return _program("Go", "QUANCHENG_GO")
+
+
+@pytest.fixture(scope="session")
+def litewitness() -> Path:
+    """A real witness program."""
+    return _program("litewitness", "QUANCHENG_LITEWITNESS")
+
+
+@pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """One real PostgreSQL with the roles and empty schemas of `deploy/postgres/roles.sql`."""
     with tempfile.TemporaryDirectory(prefix="quancheng-test-") as folder:

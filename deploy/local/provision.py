@@ -1,6 +1,7 @@
 """`./dev test`: get what the tests need that no Python package brings, then run pytest.
 
-MinIO and Chromium are found or made; the paths go to pytest as QUANCHENG_MINIO and QUANCHENG_CHROMIUM.
+MinIO, Chromium, a Go and the witness litewitness are found or made; their paths go to pytest as
+QUANCHENG_MINIO, QUANCHENG_CHROMIUM, QUANCHENG_GO and QUANCHENG_LITEWITNESS.
 What cannot be had is said before and after the tests, with what cannot run without it; with CI=true it
 fails the run, however well the other tests went.
 """
@@ -14,7 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.local.minio import cache_folder, find_or_build
+from deploy.local import peers
+from deploy.local.golang import cache_folder
+from deploy.local.minio import find_or_build
 from deploy.local.processes import ROOT, LocalError
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -131,6 +134,8 @@ def provide() -> list[Missing]:
     wanted: list[tuple[str, Callable[[], Path], str, str]] = [
         ("QUANCHENG_MINIO", lambda: find_or_build(say), "MinIO", "对象存储(S3,Object Lock)一侧的全部测试"),
         ("QUANCHENG_CHROMIUM", find_browser, "Chromium", "tests/browser 的全部测试"),
+        ("QUANCHENG_GO", lambda: peers.find_go(say), "Go", "由独立客户端读取公开日志的测试"),
+        ("QUANCHENG_LITEWITNESS", lambda: peers.find_litewitness(say), "litewitness", "日志见证的测试"),
     ]
     missing = []
     for variable, find, what, tests in wanted:

@@ -1,0 +1,41 @@
+"""Independent implementations that tests and benchmarks set ours against."""
+
+import subprocess
+from pathlib import Path
+
+from deploy.local import golang
+from deploy.local.golang import Program
+from deploy.local.processes import Report
+
+READER_NEEDS_GO = (1, 26)
+"""The `go` line of the Go programs in `tests/peers`."""
+
+
+def _is_litewitness(program: Path) -> bool:
+    try:
+        said = subprocess.run([str(program), "-h"], capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return "-ssh-agent" in said.stderr + said.stdout
+
+
+LITEWITNESS = Program(
+    title="litewitness",
+    package="filippo.io/torchwood/cmd/litewitness",
+    version="v0.10.0",
+    needs_go=(1, 27),
+    variable="QUANCHENG_LITEWITNESS",
+    works=_is_litewitness,
+    minutes="1 到 3",
+    megabytes=1000,
+)
+"""A witness of the C2SP tlog-witness protocol by another hand."""
+
+
+def find_litewitness(report: Report = print) -> Path:
+    return golang.find_or_build(LITEWITNESS, report)
+
+
+def find_go(report: Report = print) -> Path:
+    """A Go that builds the programs in `tests/peers`."""
+    return golang.find_go(report, READER_NEEDS_GO)
