@@ -1,18 +1,24 @@
-"""The frame of `./dev bench`: a table of rows, interleaved runs, medians, one line of result each.
+"""The frame of `./dev bench`: a table of rows, interleaved runs, medians, one line of result for each goal.
 
-A row is a function that takes one measurement of ours. Its peer, where it has one, is another function
-that measures the same thing done by a known program. Ours and peer take turns, so that whatever else the
-machine is doing falls on both alike.
+A row takes a measurement of ours, and beside it of its peers: the same thing done by known programs. In each
+round ours and every peer take their turn, so that whatever else the machine is doing falls on all alike.
+
+    @row("start", unit="s", better="lower", goal=5.0, goal_on="ours")
+    def start() -> float: ...
+
+A measurement is one number, or several by name where one run yields more than one (`Line.figure`). A row
+with several peers or figures prints a line for each: the first under the row's own name, then NAME:LABEL.
 """
 
 import json
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal
 
 Better = Literal["lower", "higher"]
-Measure = Callable[[], float]
+Figures = Mapping[str, float]
+Measure = Callable[[], float] | Callable[[], Figures]
 
 
 class Unavailable(Exception):
@@ -20,16 +26,26 @@ class Unavailable(Exception):
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of the table. `goal` bounds ours where `goal_on` is "ours", else ours divided by peer."""
+class Line:
+    """One goal of a row. `goal` bounds ours where `goal_on` is "ours", else ours divided by peer.
 
-    name: str
+    `figure` names the number where a measurement yields several; `label` tells the row's lines apart.
+    """
+
     unit: str
     better: Better
     goal: float
-    goal_on: Literal["ours", "ratio"]
+    goal_on: Literal["ours", "ratio"] = "ratio"
+    peer: Measure | None = None
+    figure: str = ""
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
     ours: Measure
-    peer: Measure | None
+    lines: tuple[Line, ...]
     runs: int
 
 
@@ -60,35 +76,55 @@ def row(
     goal: float,
     goal_on: Literal["ours", "ratio"] = "ratio",
     peer: Measure | None = None,
+    figure: str = "",
+    more: tuple[Line, ...] = (),
     runs: int = 5,
 ) -> Callable[[Measure], Measure]:
-    """Register the decorated function, one measurement in `unit`, as row `name`."""
+    """Register the decorated function as row `name`. `more` are further goals of the same measurement."""
 
     def register(ours: Measure) -> Measure:
-        ROWS[name] = Row(name, unit, better, goal, goal_on, ours, peer, runs)
+        first = Line(unit, better, goal, goal_on, peer, figure)
+        ROWS[name] = Row(name, ours, (first, *more), runs)
         return ours
 
     return register
 
 
-def measure(one: Row) -> Result:
-    """Take all measurements of a row. What cannot be had is told in `note`, and the goal is then not met."""
-    ours: list[float] = []
-    peer: list[float] = []
-    try:
-        for _ in range(one.runs):
-            ours.append(one.ours())
-            if one.peer is not None:
-                peer.append(one.peer())
-    except Unavailable as e:
-        mine = statistics.median(ours) if ours else None
-        return Result(one.name, mine, None, one.unit, None, one.better, one.goal, False, len(ours), str(e))
-    mine = statistics.median(ours)
-    theirs = statistics.median(peer) if peer else None
-    ratio = mine / theirs if theirs else None
-    judged = mine if one.goal_on == "ours" else ratio
-    met = judged is not None and (judged <= one.goal if one.better == "lower" else judged >= one.goal)
-    return Result(one.name, mine, theirs, one.unit, ratio, one.better, one.goal, met, one.runs)
+def measure(one: Row) -> list[Result]:
+    """Take all measurements of a row; a result for each of its lines.
+
+    Where ours cannot be had no line is met. A peer that cannot be had is told on its own lines alone.
+    """
+    taken: dict[Measure, list[Figures]] = {one.ours: []}
+    taken |= {line.peer: [] for line in one.lines if line.peer is not None}
+    absent: dict[Measure, str] = {}
+    for _ in range(one.runs):
+        for each in taken:
+            if each in absent or one.ours in absent:
+                continue
+            try:
+                taken[each].append(_figures(each()))
+            except Unavailable as e:
+                absent[each] = str(e)
+    return [_result(one, line, taken, absent) for line in one.lines]
+
+
+def _figures(measured: float | Figures) -> Figures:
+    return measured if isinstance(measured, Mapping) else {"": measured}
+
+
+def _result(one: Row, line: Line, taken: dict[Measure, list[Figures]], absent: dict[Measure, str]) -> Result:
+    def median(of: Measure | None) -> float | None:
+        return statistics.median(run[line.figure] for run in taken[of]) if of and taken[of] else None
+
+    mine, theirs = median(one.ours), median(line.peer)
+    note = absent.get(one.ours) or (absent.get(line.peer) if line.peer else None)
+    ratio = mine / theirs if mine is not None and theirs else None
+    judged = None if note else mine if line.goal_on == "ours" else ratio
+    met = judged is not None and (judged <= line.goal if line.better == "lower" else judged >= line.goal)
+    name = f"{one.name}:{line.label}" if line.label else one.name
+    runs = len(taken[one.ours])
+    return Result(name, mine, theirs, line.unit, ratio, line.better, line.goal, met, runs, note)
 
 
 def as_json(result: Result) -> str:
@@ -99,7 +135,7 @@ def as_json(result: Result) -> str:
     return json.dumps(fields, ensure_ascii=False)
 
 
-HEADER = f"{'row':<16}{'ours':>12}{'peer':>12}  {'unit':<8}{'ratio':>8}  {'better':<8}{'goal':>8}  {'met':<5}runs"
+HEADER = f"{'row':<22}{'ours':>12}{'peer':>12}  {'unit':<8}{'ratio':>8}  {'better':<8}{'goal':>8}  {'met':<5}runs"
 
 
 def as_line(result: Result) -> str:
@@ -109,7 +145,7 @@ def as_line(result: Result) -> str:
         return "-" if value is None else f"{value:.3g}" if value < 1000 else f"{value:.0f}"
 
     line = (
-        f"{result.name:<16}{number(result.ours):>12}{number(result.peer):>12}  {result.unit:<8}"
+        f"{result.name:<22}{number(result.ours):>12}{number(result.peer):>12}  {result.unit:<8}"
         f"{number(result.ratio):>8}  {result.better:<8}{number(result.goal):>8}  "
         f"{'yes' if result.met else 'NO':<5}{result.runs}"
     )

@@ -1,4 +1,4 @@
-"""What is measured. Each row's docstring says what from and to, so that a number can be argued with."""
+"""How long the whole system takes to be there."""
 
 import atexit
 import os

@@ -42,6 +42,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 from typing import Any, NoReturn, TypeVar
 
 try:
@@ -78,7 +79,7 @@ REPEATED = (
 )
 ED25519_NOTE = b"\x01"
 SALT_SIZE = 32
-CHUNK = 4 << 20
+CHUNK = 1 << 20
 SMALL_FILE = 256 << 20
 
 UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
@@ -904,26 +905,40 @@ def _check_statements(
 
 
 def _check_media(root: Path, recording: _Recording, listed: str) -> None:
-    """Step 7 for one recording: one pass, the file's digest computed beside the segments' on another core."""
+    """Step 7 for one recording: every byte is hashed twice, segment by segment here and as a file on another
+    core, each at its own pace and from memory of its own."""
     name = f"data/{recording.id}.mp4"
-    whole = hashlib.sha256()
-    with open(root / name, "rb") as file, ThreadPoolExecutor(1) as beside:
-        for segment in recording.segments:
-            one, left = hashlib.sha256(), segment["size"]
-            while left:
-                chunk = file.read(min(CHUNK, left))
-                if not chunk:
-                    raise Incomplete("cut-short", name, sequence=segment["sequence"])
-                pending = beside.submit(whole.update, chunk)
-                one.update(chunk)
-                pending.result()
-                left -= len(chunk)
-            if one.hexdigest() != segment["sha256"]:
-                raise Altered("segment", name, sequence=segment["sequence"])
-        if file.read(1):
-            raise Altered("trailing", name)
-    if whole.hexdigest() != listed:
-        raise Altered("digest", name, listing="manifest-sha256.txt")
+    enough = Event()
+    with open(root / name, "rb", buffering=0) as file, ThreadPoolExecutor(1) as beside:
+        whole = beside.submit(_digest, root / name, enough)
+        try:
+            window = memoryview(bytearray(CHUNK))
+            for segment in recording.segments:
+                one, left = hashlib.sha256(), segment["size"]
+                while left:
+                    got = file.readinto(window[: min(CHUNK, left)])
+                    if not got:
+                        raise Incomplete("cut-short", name, sequence=segment["sequence"])
+                    one.update(window[:got])
+                    left -= got
+                if one.hexdigest() != segment["sha256"]:
+                    raise Altered("segment", name, sequence=segment["sequence"])
+            if file.read(1):
+                raise Altered("trailing", name)
+            if whole.result() != listed:
+                raise Altered("digest", name, listing="manifest-sha256.txt")
+        finally:
+            # What is wrong is said at once, however much of the file is left.
+            enough.set()
+
+
+def _digest(path: Path, enough: Event) -> str:
+    """SHA-256 of a file of any size, or of its beginning once `enough` is set."""
+    whole, window = hashlib.sha256(), memoryview(bytearray(CHUNK))
+    with open(path, "rb", buffering=0) as file:
+        while (got := file.readinto(window)) and not enough.is_set():
+            whole.update(window[:got])
+    return whole.hexdigest()
 
 
 def _check_beside(root: Path, name: str, segment: Json, listed: str) -> None:

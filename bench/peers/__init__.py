@@ -1,0 +1,72 @@
+"""Known programs in Go to measure against: found, or built once into the cache as MinIO is.
+
+`mc` is MinIO's own client. `tessera/` is a small program of ours around the Tessera library.
+"""
+
+import hashlib
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+from bench.frame import Unavailable
+from deploy.local import golang
+from deploy.local.golang import Program, cache_folder, find_go, go_environment, only_one
+from deploy.local.processes import LocalError, make_folder
+
+TESSERA = Path(__file__).with_name("tessera")
+
+
+def _is_minio_client(program: Path) -> bool:
+    """Elsewhere `mc` is a file manager."""
+    try:
+        said = subprocess.run([str(program), "--version"], capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return said.stdout.startswith("mc version") and "MinIO" in said.stdout
+
+
+MC = Program(
+    title="mc",
+    package="github.com/minio/mc",
+    version="v0.0.0-20250313080218-cf909e1063a9",
+    needs_go=(1, 23),
+    variable="QUANCHENG_MC",
+    works=_is_minio_client,
+    minutes="1 到 5",
+    megabytes=2000,
+)
+
+
+@cache
+def mc() -> Path:
+    """MinIO's client. Raises Unavailable."""
+    try:
+        return golang.find_or_build(MC, _say)
+    except LocalError as error:
+        raise Unavailable(str(error)) from error
+
+
+@cache
+def tessera() -> Path:
+    """The program of `bench/peers/tessera`, built anew when its source has changed. Raises Unavailable."""
+    sources = b"".join(source.read_bytes() for source in sorted(TESSERA.iterdir()))
+    target = cache_folder() / "tessera-peer" / hashlib.sha256(sources).hexdigest()[:16] / "tessera-peer"
+    try:
+        make_folder(target.parent)
+        with only_one(target.parent / "lock", "tessera-peer", _say):
+            if not target.exists():
+                go = find_go(_say, (1, 25))
+                env = go_environment(go, target.parent / "go")
+                argv = [str(go), "build", "-trimpath", "-o", str(target), "."]
+                done = subprocess.run(argv, env=env, cwd=TESSERA, capture_output=True, text=True, check=False)
+                if done.returncode:
+                    raise Unavailable(f"tessera-peer 编译失败：{done.stderr.strip()[-300:]}")
+    except LocalError as error:
+        raise Unavailable(str(error)) from error
+    return target
+
+
+def _say(text: str) -> None:
+    """The table on stdout stays a table."""
+    print(text, file=sys.stderr, flush=True)
