@@ -63,7 +63,7 @@ def material() -> list[Path]:
     # Locked objects cannot be removed again: ours and the locked peer's lie there until the system is discarded.
     require_room(system, 14 * left)
     folder = Path(tempfile.mkdtemp(dir=system.folder, prefix="material-"))
-    files = []
+    files: list[Path] = []
     while left:
         size = min(left, SEGMENT_MIB[len(files) % len(SEGMENT_MIB)] * MIB)
         files.append(folder / f"{len(files):04d}")

@@ -28,6 +28,7 @@ from services.vault.contract.verify import key_id
 from services.vault.export import Exporter
 from services.vault.keys import Keys
 from services.vault.log import statement
+from services.vault.log.appending import Appender
 from services.vault.log.publish import Publisher
 from services.vault.log.sequencer import Sequencer, enter
 from services.vault.models import Enrolment, KeyRecord, LogHead, Segment
@@ -47,6 +48,7 @@ class Vault:
         retention = timedelta(days=settings.retention_days)
         self.engine, self.store, self.keys = engine, store, own
         self.sequencer = Sequencer(engine, own)
+        self.appender = Appender(engine, self.sequencer)
         self.publisher = Publisher(engine, store, own, retention=retention)
         self.sealing = Sealing(engine, store, own, retention=retention)
         self.closer = Closer(engine, store, own, self.sequencer, retention=retention)
