@@ -77,7 +77,7 @@ class System:
 
     def export(self, recording: str) -> Path:
         """Fetch a recording's evidence bundle as the supervisor; the unpacked folder."""
-        with contextlib.closing(self.sign_in("li")) as client:
+        with self.sign_in("li") as client:
             asked = client.post(f"/v1/recordings/{recording}/exports", json={"purpose": "spot-check"})
             asked.raise_for_status()
             tar = self.folder / f"{asked.json()['id']}.tar"
