@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import os
 import shutil
+import sys
 from functools import cache
 
 from bench.frame import Unavailable
@@ -19,13 +20,18 @@ def bulk_bytes() -> int:
     return int(os.environ.get("QUANCHENG_BENCH_MIB", "1024")) * MIB
 
 
+def say(text: str) -> None:
+    """Progress goes to stderr: the table on stdout stays a table."""
+    print(text, file=sys.stderr, flush=True)
+
+
 @cache
 def minio_system() -> System:
     """The whole system, live, in a temporary folder that is removed at exit."""
     stack = contextlib.ExitStack()
     atexit.register(stack.close)
     try:
-        return stack.enter_context(running(find_or_build()))
+        return stack.enter_context(running(find_or_build(say)))
     except LocalError as error:
         raise Unavailable(str(error)) from error
 

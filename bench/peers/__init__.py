@@ -5,11 +5,11 @@
 
 import hashlib
 import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
 from bench.frame import Unavailable
+from bench.system import say
 from deploy.local import golang
 from deploy.local.golang import Program, cache_folder, find_go, go_environment, only_one
 from deploy.local.processes import LocalError, make_folder
@@ -42,7 +42,7 @@ MC = Program(
 def mc() -> Path:
     """MinIO's client. Raises Unavailable."""
     try:
-        return golang.find_or_build(MC, _say)
+        return golang.find_or_build(MC, say)
     except LocalError as error:
         raise Unavailable(str(error)) from error
 
@@ -54,9 +54,9 @@ def tessera() -> Path:
     target = cache_folder() / "tessera-peer" / hashlib.sha256(sources).hexdigest()[:16] / "tessera-peer"
     try:
         make_folder(target.parent)
-        with only_one(target.parent / "lock", "tessera-peer", _say):
+        with only_one(target.parent / "lock", "tessera-peer", say):
             if not target.exists():
-                go = find_go(_say, (1, 25))
+                go = find_go(say, (1, 25))
                 env = go_environment(go, target.parent / "go")
                 argv = [str(go), "build", "-trimpath", "-o", str(target), "."]
                 done = subprocess.run(argv, env=env, cwd=TESSERA, capture_output=True, text=True, check=False)
@@ -65,8 +65,3 @@ def tessera() -> Path:
     except LocalError as error:
         raise Unavailable(str(error)) from error
     return target
-
-
-def _say(text: str) -> None:
-    """The table on stdout stays a table."""
-    print(text, file=sys.stderr, flush=True)

@@ -1,6 +1,5 @@
 """The direct door in bulk: what sealing costs beside plain PUTs of the same bytes to the same MinIO."""
 
-import asyncio
 import base64
 import hashlib
 import io
@@ -30,6 +29,7 @@ from minio.time import to_amz_date
 from bench.frame import Line, Unavailable, row
 from bench.peers import mc
 from bench.system import MIB, bulk_bytes, minio_system, require_room
+from services.terminal import loop
 from services.terminal.api import Api
 from services.terminal.home import Home
 from services.terminal.progress import Progress
@@ -104,7 +104,7 @@ def push(system: System, home: Home, recording: RecordingSpool) -> float:
             await uplink.run()
             return progress.last - began
 
-    seconds = asyncio.run(send())
+    seconds = loop.run(send())
     if progress.trouble:
         raise Unavailable(f"发送途中出错：{progress.trouble}")
     return seconds

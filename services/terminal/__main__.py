@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import sys
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from datetime import timedelta, timezone
 from pathlib import Path
 from typing import Any, NoReturn
 
+from services.terminal import loop
 from services.terminal.capture import DEMO, find_ffmpeg
 from services.terminal.enrol import enrol
 from services.terminal.home import Home, TerminalError
@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with home.lock():
             if given.command == "enroll":
                 return _enroll(home, given)
-            return asyncio.run(_run(home, given))
+            return loop.run(_run(home, given))
     except TerminalError as error:
         Progress(given.progress).tell("error", reason=str(error))
         return error.exit_code
@@ -122,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _enroll(home: Home, given: argparse.Namespace) -> int:
-    enrolled = asyncio.run(enrol(home, api=given.api, code=given.code, model=given.model))
+    enrolled = loop.run(enrol(home, api=given.api, code=given.code, model=given.model))
     if given.progress == "json":
         fields = {"recorder": str(enrolled.recorder), "name": enrolled.name, "key_id": enrolled.key_id}
         print(json.dumps({"event": "enrolled", **fields}, ensure_ascii=False), flush=True)

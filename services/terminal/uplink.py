@@ -8,7 +8,8 @@
     6. Free      the receipt is on disk, then the bytes go
 
 Asks and commits of many segments share one `exchange`, one exchange is in flight at a time, and puts go on
-beside it. Whatever fails leads back to asking, with bounded back-off and for as long as the process lives.
+beside it; while they do, there is at most one exchange in `PACE_SECONDS`. Whatever fails leads back to asking,
+with bounded back-off and for as long as the process lives.
 """
 
 from __future__ import annotations
@@ -27,9 +28,12 @@ from services.terminal.progress import Progress
 from services.terminal.spool import RecordingSpool, SegmentDamaged
 from services.vault.contract import verify, wire
 
-WINDOW = 16
+WINDOW = 32
 """Segments asked for and not yet receipted, at most."""
 PUTS = 4
+PACE_SECONDS = 0.5
+"""A segment alone is exchanged at once; where others are being put beside it, the calls that carry one segment
+each would take the time from the bytes."""
 _SLOWEST_BYTES_PER_SECOND = 32 * 1024
 _TICKET_MARGIN_SECONDS = 5.0
 _FINAL = {"recording-closed", "recording-differs", "closing-differs", "bad-closing"}
@@ -93,6 +97,7 @@ class Uplink:
         self._tickets: asyncio.Queue[tuple[_Way, wire.Ticket, float]] = asyncio.Queue()
         self._news = asyncio.Event()
         self._backoff = Backoff()
+        self._exchanged = -PACE_SECONDS
         self._interrupted: bool | None = None
         # A receipt shows that the opening has arrived.
         self._unknown = not recording.receipted
@@ -125,7 +130,8 @@ class Uplink:
             ready = [way for way in self._ways.values() if way.not_before <= now]
             asks = [way.ask for way in ready if way.state == "ask"]
             commits = [_name(way.ask) for way in ready if way.state == "commit"]
-            if asks or commits:
+            if (asks or commits) and self._pace(now) <= 0:
+                self._exchanged = now
                 await self._exchange(wire.ExchangeRequest(asks=asks, commits=commits))
             else:
                 await self._wait_for_news()
@@ -138,9 +144,15 @@ class Uplink:
             if ask is not None and sequence not in self._ways:
                 self._ways[sequence] = _Way(ask)
 
+    def _pace(self, now: float) -> float:
+        """Seconds until the next exchange may go."""
+        putting = any(way.state == "put" for way in self._ways.values())
+        return self._exchanged + PACE_SECONDS - now if putting else 0.0
+
     async def _wait_for_news(self) -> None:
         now = time.monotonic()
-        pauses = [way.not_before - now for way in self._ways.values() if way.state != "put"]
+        least = self._pace(now)
+        pauses = [max(least, way.not_before - now) for way in self._ways.values() if way.state != "put"]
         try:
             async with asyncio.timeout(max(0.01, min(pauses)) if pauses else None):
                 await self._news.wait()

@@ -64,6 +64,10 @@ class ActDiffers(VaultError):
     status, slug, title = 409, "act-differs", "同一编号的日志记录内容不同。"
 
 
+class StatementUnfit(VaultError):
+    status, slug, title = 422, "statement-unfit", "日志记录缺少应有的内容，或含有不能记载的内容。"
+
+
 class AskDiffers(VaultError):
     status, slug, title = 409, "ask-differs", "同一片段先前登记的大小或时间不同。"
 

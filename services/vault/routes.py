@@ -133,11 +133,8 @@ async def read_tickets(
 
 
 @private.post("/log/statements")
-async def append(message: wire.Append, vault: Annotated[Vault, Depends(allowed("append"))]) -> wire.Appended:
-    try:
-        return await vault.sequencer.append(message)
-    except ValueError as error:  # StatementUnfit, or a number that is none
-        raise HTTPException(422) from error
+async def append(message: wire.AppendMany, vault: Annotated[Vault, Depends(allowed("append"))]) -> wire.AppendedMany:
+    return await vault.appender.append(message.items)
 
 
 @private.get("/log/proofs/{act}")

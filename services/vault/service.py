@@ -30,6 +30,7 @@ from services.vault.contract.verify import key_id
 from services.vault.export import Exporter
 from services.vault.keys import Keys
 from services.vault.log import statement
+from services.vault.log.appending import Appender
 from services.vault.log.checkpoints import Checkpoints
 from services.vault.log.publish import Publisher
 from services.vault.log.sequencer import Sequencer, enter
@@ -56,6 +57,7 @@ class Vault:
         retention = timedelta(days=settings.retention_days)
         self.engine, self.store, self.keys = engine, store, own
         self.sequencer = Sequencer(engine, own)
+        self.appender = Appender(engine, self.sequencer)
         policy = Policy(settings.witnesses, settings.witnesses_needed)
         self.checkpoints = Checkpoints(engine, policy, seconds=settings.witness_seconds)
         self.publisher = Publisher(engine, store, own, self.checkpoints, retention=retention)

@@ -122,11 +122,13 @@ async def test_the_vault_refuses_its_callers_garbage_in_form(system: System) -> 
     more: list[tuple[str, Any]] = [
         ("/v1/enrolments", good_key),
         ("/v1/enrolments", short),
-        ("/v1/log/statements", {"act": str(uuid7()), "kind": "viewing", "fields": {}}),
-        ("/v1/log/statements", {"act": str(uuid7()), "kind": "export", "fields": {"kind": "key", "act": 1, "at": 2}}),
+        ("/v1/log/statements", {"items": []}),
+        ("/v1/log/statements", _append("viewing", {})),
+        ("/v1/log/statements", _append("export", {"kind": "key", "act": 1, "at": 2})),
     ]
     full = {"recording": "a", "person": "b", "purpose": "c", "until": "d"}
-    nan = json.dumps({"act": str(uuid7()), "kind": "viewing", "fields": full | {"x": float("nan")}})
+    nan = json.dumps(_append("viewing", full | {"x": float("nan")}))
+    deep = nan.replace("NaN", '{"a":' * 900 + "1" + "}" * 900)
     async with httpx.AsyncClient(base_url=system.stack.vault_url, auth=signer, trust_env=False, timeout=30) as client:
         for route in _vault_routes(system):
             for path in (route.filled(), *route.garbled()):
@@ -136,14 +138,19 @@ async def test_the_vault_refuses_its_callers_garbage_in_form(system: System) -> 
                     await _vault_ask(client, complaints, route.method, route.filled(), content=body, headers=JSON)
         for path, message in more:
             await _vault_ask(client, complaints, "POST", path, json=message)
-        await _vault_ask(client, complaints, "POST", "/v1/log/statements", content=nan.encode(), headers=JSON)
+        for body in (nan.encode(), deep.encode()):
+            await _vault_ask(client, complaints, "POST", "/v1/log/statements", content=body, headers=JSON)
         for fields in (full | {"note": "a\0b"}, full | {"note": "\ud800"}):
-            content = json.dumps({"act": str(uuid7()), "kind": "viewing", "fields": fields}).encode()
+            content = json.dumps(_append("viewing", fields)).encode()
             await _vault_ask(client, complaints, "POST", "/v1/log/statements", content=content, headers=JSON)
         for path in ("tile/0", "tile/entries", "tile/0/000/x", "tile/..%2f..", "tile//0", "tile/0/000%00", ""):
             path = f"/log/{path}"
             await _vault_ask(client, complaints, "GET", path)
     assert not complaints.found, "\n".join(complaints.found)
+
+
+def _append(kind: str, fields: dict[str, Any]) -> dict[str, Any]:
+    return {"items": [{"act": str(uuid7()), "kind": kind, "fields": fields}]}
 
 
 async def _vault_ask(client: httpx.AsyncClient, complaints: Complaints, method: str, path: str, **more: Any) -> None:

@@ -48,11 +48,11 @@ def test_ours_and_every_peer_take_turns() -> None:
     order: list[str] = []
 
     def turn(who: str) -> Measure:
-        def measure() -> float:
+        def one_turn() -> float:
             order.append(who)
             return 1.0
 
-        return measure
+        return one_turn
 
     one(turn("ours"), Line("s", "lower", 1, peer=turn("a")), Line("s", "lower", 1, peer=turn("b")), runs=2)
     assert order == ["ours", "a", "b", "ours", "a", "b"]

@@ -126,6 +126,9 @@ def test_however_it_grew_every_proof_holds(steps: list[int], data: st.DataObject
         index = data.draw(st.integers(0, size - 1))
         proof = tree.inclusion_proof(index, size, held.__getitem__)
         verify.verify_inclusion(index, size, leaf(index), proof, root)
+        several = sorted({0, index, size - 1})
+        together = tree.inclusion_proofs(several, size, held.__getitem__)
+        assert together == [tree.inclusion_proof(one, size, held.__getitem__) for one in several]
         old = data.draw(st.integers(1, size))
         # A later version of a tile serves for the older tree too.
         old_root = tree.root(old, held.__getitem__)

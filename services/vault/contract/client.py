@@ -8,10 +8,12 @@ Every verb is idempotent by an id in its message, so a caller that got no answer
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 from uuid import UUID
 
 import httpx
@@ -24,6 +26,8 @@ from services.vault.contract.channel import CHANNEL_SERVICE, RequestSigner
 _T = TypeVar("_T", bound=BaseModel)
 _CLOSING_SECONDS = 120.0
 """A day's recording is tens of thousands of segments to settle, list and sign."""
+_APPEND_MESSAGES = 2
+"""Messages of appends under way at once: one is sequenced while the next is on its way."""
 
 
 class VaultRefused(Exception):
@@ -49,6 +53,8 @@ class VaultClient:
             limits=httpx.Limits(max_connections=64, max_keepalive_connections=16),
             trust_env=False,
         )
+        self._appends: deque[tuple[UUID, str, asyncio.Future[wire.Appended]]] = deque()
+        self._senders: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         return self
@@ -56,6 +62,11 @@ class VaultClient:
     async def __aexit__(
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
+        for sender in self._senders:
+            sender.cancel()
+        await asyncio.gather(*self._senders, return_exceptions=True)
+        for _, _, waiting in self._appends:
+            _settle(waiting, VaultUnreachable("the client was closed"))
         await self._http.aclose()
 
     async def identity(self) -> wire.VaultIdentity:
@@ -82,8 +93,31 @@ class VaultClient:
         return await self._call(wire.ReadTickets, "POST", f"/v1/recordings/{recording}/read-tickets", request)
 
     async def append(self, append: wire.Append) -> wire.Appended:
-        """Returns once the statement stands in a signed checkpoint."""
-        return await self._call(wire.Appended, "POST", "/v1/log/statements", append)
+        """Returns once the statement stands in a signed checkpoint. What is appended while other appends are
+        under way goes with the next message, so that many callers cost one message and one checkpoint."""
+        answer: asyncio.Future[wire.Appended] = asyncio.get_running_loop().create_future()
+        self._appends.append((append.act, append.model_dump_json(), answer))
+        if len(self._senders) < _APPEND_MESSAGES:
+            sender = asyncio.create_task(self._send_appends())
+            self._senders.add(sender)
+            sender.add_done_callback(self._senders.discard)
+        return await answer
+
+    async def _send_appends(self) -> None:
+        while self._appends:
+            part = _first_that_fit(self._appends)
+            body = f'{{"items":[{",".join(text for _, text, _ in part)}]}}'
+            outcomes: dict[UUID, wire.Appended | Exception] = {}
+            failed: Exception = VaultUnreachable("no answer for this act")
+            try:
+                answer = await self._call(wire.AppendedMany, "POST", "/v1/log/statements", body)
+                outcomes |= {one.act: one for one in answer.appended}
+                outcomes |= {one.act: VaultRefused(one.problem) for one in answer.problems}
+            except (VaultRefused, VaultUnreachable) as error:
+                failed = error
+            finally:
+                for act, _, waiting in part:
+                    _settle(waiting, outcomes.get(act, failed))
 
     async def alarms(self, limit: int = 50) -> wire.Alarms:
         """The alarms that stand; `limit` is at most 200."""
@@ -121,7 +155,7 @@ class VaultClient:
         answer: type[_T],
         method: str,
         path: str,
-        message: BaseModel | None = None,
+        message: BaseModel | str | None = None,
         *,
         seconds: float | None = None,
     ) -> _T:
@@ -132,9 +166,9 @@ class VaultClient:
             raise VaultUnreachable("an answer of the vault was not of its contract") from error
 
     async def _send(
-        self, method: str, path: str, message: BaseModel | None = None, *, seconds: float | None = None
+        self, method: str, path: str, message: BaseModel | str | None = None, *, seconds: float | None = None
     ) -> httpx.Response:
-        content = message.model_dump_json() if message is not None else None
+        content = message.model_dump_json() if isinstance(message, BaseModel) else message
         headers = {"content-type": "application/json"} if content else {}
         try:
             waits = self._http.timeout if seconds is None else httpx.Timeout(seconds, connect=3.0)
@@ -144,6 +178,27 @@ class VaultClient:
         if response.is_error:
             raise _refusal(response)
         return response
+
+
+def _settle(waiting: asyncio.Future[wire.Appended], outcome: wire.Appended | Exception) -> None:
+    if waiting.done():
+        return
+    if isinstance(outcome, Exception):
+        waiting.set_exception(outcome)
+    else:
+        waiting.set_result(outcome)
+
+
+def _first_that_fit(waiting: deque[tuple[UUID, str, asyncio.Future[wire.Appended]]]) -> list[Any]:
+    """Take what one message may carry; a single act that is too long for any is the vault's to refuse."""
+    part: list[Any] = []
+    left = wire.MAX_MESSAGE_BYTES - 1024
+    while waiting and len(part) < wire.MAX_APPENDS:
+        left -= len(waiting[0][1].encode()) + 1
+        if part and left < 0:
+            break
+        part.append(waiting.popleft())
+    return part
 
 
 def _refusal(response: httpx.Response) -> Exception:

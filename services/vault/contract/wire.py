@@ -16,6 +16,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 MAX_SEGMENT_BYTES = 64 * 1024 * 1024
 MAX_ITEMS = 64
+MAX_APPENDS = 256
 MAX_SEQUENCE = 2**31 - 1
 MAX_DIGESTS_PER_SEQUENCE = 4
 MAX_MESSAGE_BYTES = 1024 * 1024
@@ -209,17 +210,39 @@ class VaultIdentity(Message):
 
 
 class Append(Message):
-    """An act of the api for the log. `act` makes it idempotent; the statement's other fields are free."""
+    """An act of the api for the log. `act` makes it idempotent; the statement's other fields are free.
+
+    With `proof` the answer carries its C2SP proof in the checkpoint that was just signed."""
 
     act: UUID
     kind: Literal["viewing", "export"]
     fields: dict[str, Any]
+    proof: bool = False
+
+
+class AppendMany(Message):
+    """Any number of acts, each with its own outcome; one bad act spoils no other."""
+
+    items: Annotated[list[Append], Field(min_length=1, max_length=MAX_APPENDS)]
 
 
 class Appended(Message):
     act: UUID
     index: int
     tree_size: int
+    proof: str | None = None
+
+
+class ActProblem(Message):
+    act: UUID
+    problem: Problem
+
+
+class AppendedMany(Message):
+    """One entry for each act, in whichever list says what became of it."""
+
+    appended: list[Appended]
+    problems: list[ActProblem]
 
 
 class LogProof(Message):

@@ -1,7 +1,7 @@
 """From an act to an index in a signed checkpoint.
 
-An act of the vault enters `log_pending` in the act's own transaction (`enter`); an act of the api is appended
-by its id (`append`). *Sequenced* means: the statement has an index and its leaf is under a signed checkpoint,
+An act of the vault enters `log_pending` in the act's own transaction (`enter`); acts of the api are appended by
+their ids (`appending.py`). *Sequenced* means: the statement has an index and its leaf is under a signed checkpoint,
 durably, in this database. *Published* (`publish.py`) means: the tiles, the sealed statements and that
 checkpoint lie in the store. A process may die between any two: pending rows wait, publishing is repeated.
 
@@ -13,11 +13,26 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from datetime import UTC, datetime
+from collections.abc import Collection, Sequence
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import delete, select, tuple_, update
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    LargeBinary,
+    Uuid,
+    any_,
+    bindparam,
+    delete,
+    literal,
+    select,
+    text,
+    tuple_,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlmodel import col
@@ -31,11 +46,26 @@ from services.vault.models import LogEntry, LogHead, LogPending, LogTile
 
 _BATCH = 1000
 _APPEND_SECONDS = 10.0
+_LOOK_SECONDS = 0.25
+_RECENT = 4 * _BATCH
+"""Acts whose indexes this process remembers for who waits for them; the others are looked up."""
+
+# One array a column: rows by the thousand cost no more than their bytes.
+_ENTRIES = text(
+    "INSERT INTO vault.log_entries (position, act, leaf, salt, statement)"
+    " SELECT * FROM unnest(:positions, :acts, :leaves, :salts, :statements)"
+).bindparams(
+    bindparam("positions", type_=ARRAY(BigInteger)),
+    bindparam("acts", type_=ARRAY(Uuid)),
+    bindparam("leaves", type_=ARRAY(LargeBinary)),
+    bindparam("salts", type_=ARRAY(LargeBinary)),
+    bindparam("statements", type_=ARRAY(LargeBinary)),
+)
 
 
-async def enter(db: AsyncConnection, act: UUID, text: bytes) -> None:
+async def enter(db: AsyncConnection, act: UUID, said: bytes) -> None:
     """Let a statement wait for its index, in the transaction of the act it tells of."""
-    await db.execute(insert(LogPending).values(act=act, statement=text, salt=secrets.token_bytes(32)))
+    await db.execute(insert(LogPending).values(act=act, statement=said, salt=secrets.token_bytes(32)))
 
 
 class Sequencer:
@@ -45,6 +75,7 @@ class Sequencer:
         self._engine, self._keys = engine, keys
         self._poked = asyncio.Event()
         self._moved = asyncio.Condition()
+        self._recent: dict[UUID, int] = {}
 
     def poke(self) -> None:
         """Something was entered: sequence soon instead of at the next round."""
@@ -66,33 +97,41 @@ class Sequencer:
         except TimeoutError:
             return
 
-    async def append(self, append: wire.Append) -> wire.Appended:
-        """Returns once the statement stands under a signed checkpoint. The same act again answers the same
-        index; the same act with other content raises ActDiffers."""
-        text = statement.build(append.kind, append.act, datetime.now(UTC), append.fields)
-        async with self._engine.begin() as db:
-            known = await db.scalar(select(col(LogEntry.statement)).where(col(LogEntry.act) == append.act))
-            if known is None:
-                waiting = insert(LogPending).values(act=append.act, statement=text, salt=secrets.token_bytes(32))
-                await db.execute(waiting.on_conflict_do_nothing(index_elements=["act"]))
-                known = await db.scalar(select(col(LogPending.statement)).where(col(LogPending.act) == append.act))
-        if known is not None and not _same_but_for_time(known, text):
-            raise errors.ActDiffers
-        return await self.settled(append.act)
-
     async def settled(self, act: UUID) -> wire.Appended:
-        """Wait until this act has its index. Raises StoreUnavailable after ten seconds: ask again."""
+        """Wait until this act has its index. Raises LogUnavailable after ten seconds: ask again."""
+        index = (await self.settled_all([act]))[act]
+        async with self._engine.connect() as db:
+            size = await db.scalar(select(col(LogHead.size)))
+        return wire.Appended(act=act, index=index, tree_size=size or 0)
+
+    async def settled_all(self, acts: Sequence[UUID]) -> dict[UUID, int]:
+        """Wait until each of these acts has its index. Raises LogUnavailable after ten seconds: ask again.
+
+        What this process sequences is told to who waits for it; the database is asked before, and then only
+        for what another process may have sequenced."""
         deadline = asyncio.get_running_loop().time() + _APPEND_SECONDS
-        self.poke()
-        while True:
-            async with self._engine.connect() as db:
-                index = await db.scalar(select(col(LogEntry.position)).where(col(LogEntry.act) == act))
-                if index is not None:
-                    size = await db.scalar(select(col(LogHead.size)))
-                    return wire.Appended(act=act, index=index, tree_size=size or 0)
+        missing, found = set(acts), dict[UUID, int]()
+        while missing:
             if asyncio.get_running_loop().time() > deadline:
                 raise errors.LogUnavailable
-            await self.wait_for_growth(0.25)
+            self.poke()
+            async with self._engine.connect() as db:
+                query = select(col(LogEntry.act), col(LogEntry.position)).where(among(LogEntry.act, missing))
+                found |= {row.act: row.position for row in await db.execute(query)}
+            missing -= found.keys()
+            if missing and await self._sequenced_here(missing):
+                found |= {act: self._recent[act] for act in missing}
+                break
+        return found
+
+    async def _sequenced_here(self, acts: set[UUID]) -> bool:
+        """Whether this process has sequenced them all within `_LOOK_SECONDS`."""
+        try:
+            async with asyncio.timeout(_LOOK_SECONDS), self._moved:
+                await self._moved.wait_for(lambda: acts <= self._recent.keys())
+        except TimeoutError:
+            return False
+        return True
 
     async def sequence(self) -> int:
         """One batch in one short transaction: lock the head, give indexes, sign, move the head.
@@ -103,17 +142,23 @@ class Sequencer:
             if batch:
                 await self._integrate(db, head.size, batch)
         if batch:
+            self._recent |= {row.act: head.size + i for i, row in enumerate(batch)}
+            for act in list(islice(self._recent, max(0, len(self._recent) - _RECENT))):
+                del self._recent[act]
             async with self._moved:
                 self._moved.notify_all()
         return len(batch)
 
     async def _integrate(self, db: AsyncConnection, size: int, batch: list[Any]) -> None:
         leaves = [statement.leaf_data(row.salt, row.statement) for row in batch]
-        values = [
-            {"position": size + i, "act": row.act, "leaf": leaf, "salt": row.salt, "statement": row.statement}
-            for i, (row, leaf) in enumerate(zip(batch, leaves, strict=True))
-        ]
-        await db.execute(insert(LogEntry), values)
+        values = {
+            "positions": list(range(size, size + len(batch))),
+            "acts": [row.act for row in batch],
+            "leaves": leaves,
+            "salts": [row.salt for row in batch],
+            "statements": [row.statement for row in batch],
+        }
+        await db.execute(_ENTRIES, values)
         tiles = await tiles_for(db, tree.right_edge(size))
         changed = tree.append(size, [leaf_hash(leaf) for leaf in leaves], tiles.__getitem__)
         for (level, number), hashes in changed.items():
@@ -144,8 +189,8 @@ class Sequencer:
             needed = tree.right_edge(size) | tree.path(entry.position)
             tiles = await tiles_for(db, needed)
         hashes = tree.inclusion_proof(entry.position, size, tiles.__getitem__)
-        text = statement.proof_text(entry.position, hashes, checkpoint, entry.salt, entry.statement)
-        return wire.LogProof(act=act, index=entry.position, statement=json.loads(entry.statement), proof=text)
+        proof = statement.proof_text(entry.position, hashes, checkpoint, entry.salt, entry.statement)
+        return wire.LogProof(act=act, index=entry.position, statement=json.loads(entry.statement), proof=proof)
 
 
 async def tiles_for(db: AsyncConnection, places: set[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
@@ -159,10 +204,11 @@ async def _take(db: AsyncConnection) -> list[Any]:
     taken = delete(LogPending).where(col(LogPending.place).in_(oldest)).returning(LogPending)
     rows = sorted((await db.execute(taken)).all(), key=lambda row: row.place)
     # An act that was appended again while it was being sequenced is pending a second time.
-    done = set(await db.scalars(select(col(LogEntry.act)).where(col(LogEntry.act).in_([row.act for row in rows]))))
+    acts = [row.act for row in rows]
+    done = set(await db.scalars(select(col(LogEntry.act)).where(among(LogEntry.act, acts)))) if rows else set()
     return [row for row in rows if row.act not in done]
 
 
-def _same_but_for_time(one: bytes, other: bytes) -> bool:
-    first, second = json.loads(one), json.loads(other)
-    return {**first, "at": None} == {**second, "at": None}
+def among(column: Any, acts: Collection[UUID]) -> ColumnElement[bool]:
+    """One of these acts, as one parameter: the statement's text, and its plan, do not depend on how many."""
+    return col(column) == any_(literal(list(acts), ARRAY(Uuid)))

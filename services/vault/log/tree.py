@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import cache
 
 from services.vault.contract.verify import node_hash
 
@@ -76,6 +77,20 @@ def root(size: int, read_tile: ReadTile) -> bytes:
 
 def inclusion_proof(index: int, size: int, read_tile: ReadTile) -> list[bytes]:
     """RFC 6962 section 2.1.1: siblings from the leaf up. Raises ValueError where there is no such index."""
+    return inclusion_proofs([index], size, read_tile)[0]
+
+
+def inclusion_proofs(indexes: Sequence[int], size: int, read_tile: ReadTile) -> list[list[bytes]]:
+    """The proofs of several entries in one tree; neighbours share most subtrees, and each is hashed once."""
+
+    @cache
+    def subtree(start: int, end: int) -> bytes:
+        return _tree_hash(start, end, read_tile)
+
+    return [_siblings(index, size, subtree) for index in indexes]
+
+
+def _siblings(index: int, size: int, subtree: Callable[[int, int], bytes]) -> list[bytes]:
     if not 0 <= index < size:
         raise ValueError(f"index {index} is not in a tree of {size}")
     proof: list[bytes] = []
@@ -83,10 +98,10 @@ def inclusion_proof(index: int, size: int, read_tile: ReadTile) -> list[bytes]:
     while end - start > 1:
         middle = start + _split(end - start)
         if index < middle:
-            proof.append(_tree_hash(middle, end, read_tile))
+            proof.append(subtree(middle, end))
             end = middle
         else:
-            proof.append(_tree_hash(start, middle, read_tile))
+            proof.append(subtree(start, middle))
             start = middle
     return proof[::-1]
 
