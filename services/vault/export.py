@@ -195,13 +195,15 @@ class Exporter:
             col(Segment.sha256),
             col(Segment.receipt),
             col(Segment.statement_act),
+            col(Segment.conflict_act),
         )
         query = select(*columns).where(col(Segment.recording_id) == recording, col(Segment.state) == "sealed")
         async with self._engine.connect() as db:
             rows = {(row.sequence, row.sha256): row for row in await db.execute(query)}
         ordered = [rows[segment["sequence"], segment["sha256"]] for segment in segments]
         lines = b"".join(wire.canonical(row.receipt) + b"\n" for row in ordered)
-        return lines, {row.statement_act for row in ordered}
+        acts = {row.statement_act for row in ordered} | {row.conflict_act for row in ordered}
+        return lines, acts - {None}
 
     def _readme(self) -> str:
         text = _README.read_text("utf-8")

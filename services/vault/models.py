@@ -66,6 +66,7 @@ class Segment(Table, table=True):
     sealed_at: datetime | None = Field(default=None, sa_type=_Time)
     receipt: dict[str, Any] | None = Field(default=None, sa_type=JSONB)
     statement_act: UUID | None = None
+    conflict_act: UUID | None = None
 
 
 class Manifest(Table, table=True):

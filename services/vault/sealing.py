@@ -6,8 +6,9 @@
 3. Put. The holder of the bytes, straight to the store: 200, or 412 "already there".
 4. Check. On commit the object is looked at in the store; version, size, checksum and lock are compared with
    the intent, and nothing else in the store's metadata is believed.
-5. Receipt. In one transaction the segment becomes sealed and the signed receipt is stored. The same commit
-   again answers the same receipt.
+5. Receipt. In one transaction the segment becomes sealed and the signed receipt is stored; where another digest
+   of its sequence was sealed before, that conflict enters the log in the same transaction. The same commit again
+   answers the same receipt.
 6. Free. The holder verifies the receipt and only then lets go of the bytes.
 
 A process that dies between any two leaves an intent (asked, perhaps put): asking or committing again goes on.
@@ -17,7 +18,7 @@ No transaction is open while the store is spoken to.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -27,10 +28,13 @@ from sqlalchemy import Row, func, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlmodel import col
+from uuid_utils.compat import uuid7
 
 from services.vault import errors
 from services.vault.contract import wire
 from services.vault.keys import Keys
+from services.vault.log import statement
+from services.vault.log.sequencer import enter
 from services.vault.models import Enrolment, Recording, Segment
 from services.vault.stores.port import Store, StoredObject
 
@@ -84,8 +88,7 @@ class Sealing:
         now = datetime.now(UTC)
         retain_until = (now + self._retention).replace(microsecond=0)
         async with self._engine.begin() as db:
-            # Alone, so that what is counted beside each other here is still so when it is inserted.
-            state = await _lock(db, recording, alone=True)
+            state = await _lock(db, recording)
             known = await _rows(db, recording, [(ask.sequence, ask.sha256) for ask in asks])
             beside = await _digests_per_sequence(db, recording, {ask.sequence for ask in asks})
             fresh: dict[tuple[int, str], dict[str, Any]] = {}
@@ -148,8 +151,9 @@ class Sealing:
             async with self._engine.begin() as db:
                 state = await _lock(db, recording)
                 if state == "open":
-                    for receipt in sorted(receipts, key=lambda one: (one["sequence"], one["sha256"])):
-                        await db.execute(_becomes_sealed(recording, receipt))
+                    ordered = sorted(receipts, key=lambda one: (one["sequence"], one["sha256"]))
+                    sealed = [one for one in ordered if (await db.execute(_becomes_sealed(recording, one))).rowcount]
+                    await _state_conflicts(db, recording, sealed)
                 rows = await _rows(db, recording, [(name.sequence, name.sha256) for name in names])
         return [
             outcome if isinstance(outcome, wire.ItemProblem) else self._answer_commit(name, rows)
@@ -249,9 +253,29 @@ def _problem(name: wire.SegmentName, error: type[errors.VaultError]) -> wire.Ite
     return wire.ItemProblem(sequence=name.sequence, sha256=name.sha256, slug=error.slug, title=error.title)
 
 
-async def _lock(db: AsyncConnection, recording: UUID, *, alone: bool = False) -> str:
-    """Shared among commits unless `alone`, exclusive against closing. Raises NoSuchRecording."""
-    query = select(col(Recording.state)).where(col(Recording.id) == recording).with_for_update(read=not alone)
+async def _state_conflicts(db: AsyncConnection, recording: UUID, sealed: Sequence[dict[str, Any]]) -> None:
+    """Where what was just sealed lies beside other sealed digests of its sequence, the log tells of all of them."""
+    fresh = {(one["sequence"], one["sha256"]) for one in sealed}
+    sequences = {sequence for sequence, _ in fresh}
+    query = select(col(Segment.sequence), col(Segment.sha256)).where(col(Segment.recording_id) == recording)
+    query = query.where(col(Segment.sequence).in_(sequences), col(Segment.state) == "sealed")
+    digests: dict[int, list[str]] = defaultdict(list)
+    for row in await db.execute(query.order_by(col(Segment.sequence), col(Segment.sha256))):
+        digests[row.sequence].append(row.sha256)
+    for sequence, beside in digests.items():
+        if len(beside) > 1:
+            act, new = uuid7(), [sha256 for sha256 in beside if (sequence, sha256) in fresh]
+            fields = {"recording": str(recording), "sequence": sequence, "sha256": beside}
+            await enter(db, act, statement.build("conflict", act, datetime.now(UTC), fields))
+            these = (col(Segment.recording_id) == recording) & (col(Segment.sequence) == sequence)
+            told = update(Segment).where(these, col(Segment.sha256).in_(new))
+            await db.execute(told.values(conflict_act=act))
+
+
+async def _lock(db: AsyncConnection, recording: UUID) -> str:
+    """Alone with the recording until the transaction ends: what is counted here is still so when it is written.
+    Raises NoSuchRecording."""
+    query = select(col(Recording.state)).where(col(Recording.id) == recording).with_for_update(key_share=True)
     state: str | None = await db.scalar(query)
     if state is None:
         raise errors.NoSuchRecording

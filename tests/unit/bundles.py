@@ -161,6 +161,9 @@ class Maker:
         names += [{"sequence": 1, "sha256": one["sha256"]} for one in beside]
         self._state("segments", {"recording": id_, "segments": names[:2]})
         self._state("segments", {"recording": id_, "segments": names[2:]})
+        if beside:
+            digests = [name["sha256"] for name in names if name["sequence"] == 1]
+            self._state("conflict", {"recording": id_, "sequence": 1, "sha256": digests})
         digest = hashlib.sha256(canonical(envelope)).hexdigest()
         self._state("manifest", {"recording": id_, "number": 0, "sha256": digest})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -94,8 +95,12 @@ async def segments(
     found = list(await db.scalars(query))
     last = found[limit - 1].sequence if len(found) >= limit else None
     shown = found if last is None else [row for row in found if row.sequence <= last]
-    names = SegmentRow.__dataclass_fields__
-    rows = [SegmentRow(**{name: getattr(row, name) for name in names}) for row in shown]
+    digests = Counter(row.sequence for row in shown)
+    names = SegmentRow.__dataclass_fields__.keys() - {"conflicting"}
+    rows = [
+        SegmentRow(**{name: getattr(row, name) for name in names}, conflicting=digests[row.sequence] > 1)
+        for row in shown
+    ]
     return SegmentPage(rows, last if len(shown) < len(found) else None)
 
 

@@ -17,7 +17,8 @@ numbers are repeated in the code and in what is printed:
    and that the closing does not speak of are listed *beside*, enclosed, and checked like the others.
 5. *Receipts* (DSSE): one for each segment, signed by the vault, saying what the manifest says.
 6. *Proofs* (C2SP tlog-proof): each statement is in the log of this very checkpoint; among them are those of
-   each manifest, of every segment, of each terminal's enrolment and of the export itself.
+   each manifest, of every segment, of every conflict (one sequence sealed with different content), of each
+   terminal's enrolment and of the export itself.
 7. *Media*: every byte is hashed, as a file for the bag and segment by segment for the manifest.
 8. *Listing*: the vault's key signed the list of all other files, so that none of them was exchanged, the
    README and this program among them.
@@ -890,6 +891,7 @@ def _check_statements(
         for segment in recording.segments + recording.beside:
             if (recording.id, segment["sequence"], segment["sha256"]) not in logged:
                 raise Incomplete("no-segment-proof", subject, sequence=segment["sequence"])
+        _check_conflicts(recording, [said for said in of("conflict") if said.get("recording") == recording.id])
         source = recording.manifest["source"]
         key_file = f"keys/terminal-{source['key_id']}.pem"
         enrolled = [said for said in of("enrolment") if said.get("key_id") == source["key_id"]]
@@ -901,6 +903,17 @@ def _check_statements(
     ids = [recording.id for recording in recordings]
     if not any(sorted(items(said, "recordings", str)) == ids for said in of("export")):
         raise Incomplete("no-export-proof", "proofs")
+
+
+def _check_conflicts(recording: _Recording, told: list[Json]) -> None:
+    """Step 6 for one recording: where different digests of one sequence were sealed, the log said so at once."""
+    logged = {(take(said, "sequence", int), sha256) for said in told for sha256 in items(said, "sha256", str)}
+    digests: dict[int, set[str]] = {}
+    for segment in recording.segments + recording.beside:
+        digests.setdefault(segment["sequence"], set()).add(segment["sha256"])
+    for sequence, beside in digests.items():
+        if len(beside) > 1 and not {(sequence, sha256) for sha256 in beside} <= logged:
+            raise Incomplete("no-conflict-proof", f"recordings/{recording.id}/manifest.dsse.json", sequence=sequence)
 
 
 def _check_media(root: Path, recording: _Recording, listed: str) -> None:
@@ -1000,6 +1013,10 @@ SENTENCES = {
     "no-manifest-proof": ("缺少清单的日志证明", "the log proof of the manifest is missing"),
     "other-manifest": ("与日志记载的清单摘要不符", "its digest is not the one in the log"),
     "no-segment-proof": ("缺少片段 {sequence} 的日志证明", "the log proof of segment {sequence} is missing"),
+    "no-conflict-proof": (
+        "片段 {sequence} 有不同内容，缺少其日志证明",
+        "segment {sequence} was sealed with different content, and the log proof of that is missing",
+    ),
     "no-enrolment-proof": ("缺少终端登记的日志证明", "the log proof of the enrolment is missing"),
     "other-enrolment": ("与日志中的终端登记不符", "not the key enrolled in the log"),
     "no-export-proof": ("缺少本次导出的日志证明", "the log proof of this export is missing"),
