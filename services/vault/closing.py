@@ -1,13 +1,15 @@
 """Closing: the terminal signs the count and the Merkle root over its segments, and that settles the recording.
 
 1. The closing's signature is checked against the key enrolled for the recording's source.
-2. Under the recording's row lock (commits wait): every sequence up to the count is sealed, or declared
+2. The store is asked what lies under the recording's prefix, so that nothing there is unknown: what was put and
+   not committed is sealed; what nobody asked for is put on record as a stray.
+3. Under the recording's row lock (commits wait): every sequence up to the count is sealed, or declared
    missing by the terminal; where several digests of one sequence lie beside each other the root decides.
    What was sealed and the closing does not speak of (another digest, a sequence called missing or beyond the
    count) is listed beside: a closing cannot make a sealed segment vanish.
-3. In the same transaction: manifest signed and stored, the last minute's statement and the manifest's
+4. In the same transaction: manifest signed and stored, the last minute's statement and the manifest's
    statement entered in the log, the recording closed.
-4. The manifest is sealed beside the media. Repeated from the row after a crash (`seal_manifests`).
+5. The manifest is sealed beside the media. Repeated from the row after a crash (`seal_manifests`).
 
 The same closing again answers the same manifest.
 """
@@ -40,6 +42,7 @@ from services.vault.log.sequencer import Sequencer, enter
 from services.vault.minutes import state_segments
 from services.vault.models import Enrolment, Manifest, Recording, Segment
 from services.vault.stores.port import Store
+from services.vault.sweeping import Sweeper
 
 _MAX_COMBINATIONS = 64
 _MAX_HASHES = 1_000_000
@@ -72,14 +75,24 @@ class Closing(wire.Message):
 
 
 class Closer:
-    def __init__(self, engine: AsyncEngine, store: Store, keys: Keys, sequencer: Sequencer, *, retention: timedelta):
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        store: Store,
+        keys: Keys,
+        sequencer: Sequencer,
+        sweeper: Sweeper,
+        *,
+        retention: timedelta,
+    ):
         self._engine, self._store, self._keys, self._sequencer = engine, store, keys, sequencer
-        self._retention = retention
+        self._sweeper, self._retention = sweeper, retention
 
     async def close(self, recording: UUID, request: wire.CloseRecording) -> wire.ClosedRecording:
         # 1. The signature.
         async with self._engine.connect() as db:
-            query = select(col(Recording.key_id), col(Recording.source), col(Enrolment.public_key))
+            columns = (Recording.key_id, Recording.source, Recording.state, Enrolment.public_key)
+            query = select(*map(col, columns))
             query = query.join(Enrolment, col(Enrolment.key_id) == col(Recording.key_id)).where(
                 col(Recording.id) == recording
             )
@@ -87,7 +100,10 @@ class Closer:
         if source is None:
             raise errors.NoSuchRecording
         closing = _checked(request.closing, recording, source.key_id, source.public_key)
-        # 2 and 3. One transaction.
+        # 2. What lies in the store.
+        if source.state == "open":
+            await self._sweeper.account_for(recording)
+        # 3 and 4. One transaction.
         async with self._engine.begin() as db:
             lock = select(col(Recording.state)).where(col(Recording.id) == recording).with_for_update()
             if await db.scalar(lock) == "open":
@@ -95,7 +111,7 @@ class Closer:
                 # In a thread: a day's recording is tens of thousands of hashes, and others are waiting.
                 chosen, beside = await asyncio.to_thread(_settle, closing, sealed)
                 await self._close(db, recording, source, closing, request.closing, chosen, beside)
-        # 4. The manifest beside the media.
+        # 5. The manifest beside the media.
         self._sequencer.poke()
         await self.seal_manifests(recording)
         return await self.closed(recording, request.closing)

@@ -47,7 +47,8 @@ class Recording(Table, table=True):
 
 
 class Segment(Table, table=True):
-    """asked -> sealed, and nothing else; the primary key is what a receipt is idempotent by."""
+    """asked -> sealed; asked -> lapsed where nothing came in a day, and back by a new ask. The primary key is what
+    a receipt is idempotent by."""
 
     __tablename__ = "segments"
     recording_id: UUID = Field(primary_key=True)
@@ -62,11 +63,25 @@ class Segment(Table, table=True):
     retain_until: datetime = Field(sa_type=_Time)
     asked_at: datetime = Field(sa_type=_Time)
     state: str
+    ticket_at: datetime | None = Field(default=None, sa_type=_Time)
+    sweep_at: datetime | None = Field(default=None, sa_type=_Time)
     version: str | None = None
     sealed_at: datetime | None = Field(default=None, sa_type=_Time)
     receipt: dict[str, Any] | None = Field(default=None, sa_type=JSONB)
     statement_act: UUID | None = None
     conflict_act: UUID | None = None
+
+
+class Stray(Table, table=True):
+    """An object among a recording's that no receipt and no manifest stands for."""
+
+    __tablename__ = "strays"
+    key: str = Field(primary_key=True)
+    version: str = Field(primary_key=True)
+    recording_id: UUID
+    size: int = Field(sa_type=BigInteger)
+    why: str
+    found_at: datetime = Field(sa_type=_Time)
 
 
 class Manifest(Table, table=True):

@@ -11,7 +11,8 @@
    answers the same receipt.
 6. Free. The holder verifies the receipt and only then lets go of the bytes.
 
-A process that dies between any two leaves an intent (asked, perhaps put): asking or committing again goes on.
+A process that dies between any two leaves an intent (asked, perhaps put): asking or committing again goes on, and
+where nobody does, the sweeper commits by these same steps (`sweeping.py`).
 No transaction is open while the store is spoken to.
 """
 
@@ -24,7 +25,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, func, select, tuple_, update
+from sqlalchemy import ColumnElement, Row, and_, func, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlmodel import col
@@ -43,8 +44,13 @@ _LOCK_SLACK = timedelta(days=1)
 
 
 class Sealing:
-    def __init__(self, engine: AsyncEngine, store: Store, keys: Keys, *, retention: timedelta):
+    """`sweep_after`: how long after a ticket somebody looks for what was put with it and not committed."""
+
+    def __init__(
+        self, engine: AsyncEngine, store: Store, keys: Keys, *, retention: timedelta, sweep_after: timedelta
+    ):
         self._engine, self._store, self._keys, self._retention = engine, store, keys, retention
+        self._sweep_after = sweep_after
         self._heads = asyncio.Semaphore(_HEADS_AT_ONCE)
 
     async def open(self, recording: UUID, opening: wire.OpenRecording) -> None:
@@ -64,7 +70,7 @@ class Sealing:
     async def exchange(self, recording: UUID, request: wire.ExchangeRequest) -> wire.ExchangeResult:
         """Any number of asks and commits, each with its own outcome; one bad item spoils no other."""
         asked, committed = await asyncio.gather(
-            self._ask(recording, request.asks), self._commit(recording, request.commits)
+            self._ask(recording, request.asks), self.commit(recording, request.commits)
         )
         return wire.ExchangeResult(
             tickets=[item for item in asked if isinstance(item, wire.Ticket)],
@@ -87,8 +93,9 @@ class Sealing:
         # 1. Ask.
         now = datetime.now(UTC)
         retain_until = (now + self._retention).replace(microsecond=0)
+        ticket = {"state": "asked", "ticket_at": now, "sweep_at": now + self._sweep_after}
         async with self._engine.begin() as db:
-            state = await _lock(db, recording)
+            state = await lock(db, recording)
             known = await _rows(db, recording, [(ask.sequence, ask.sha256) for ask in asks])
             beside = await _digests_per_sequence(db, recording, {ask.sequence for ask in asks})
             fresh: dict[tuple[int, str], dict[str, Any]] = {}
@@ -104,8 +111,11 @@ class Sealing:
                     "key": segment_key(recording, ask.sequence, ask.sha256),
                     "retain_until": retain_until,
                     "asked_at": now,
-                    "state": "asked",
+                    **ticket,
                 }
+            again = [name for name, row in known.items() if row.state != "sealed" and state == "open"]
+            if again:
+                await db.execute(update(Segment).where(_named(recording, again)).values(ticket))
             if fresh:
                 await db.execute(insert(Segment).values(list(fresh.values())).on_conflict_do_nothing())
                 known |= await _rows(db, recording, list(fresh))
@@ -136,9 +146,10 @@ class Sealing:
             expires_at=ticket.expires_at,
         )
 
-    async def _commit(
+    async def commit(
         self, recording: UUID, names: Sequence[wire.SegmentName]
     ) -> list[wire.SealedSegment | wire.ItemProblem]:
+        """Steps 4 and 5, whoever asks for them: the holder, the sweeper, or a closing that finds what was put."""
         if not names:
             return []
         async with self._engine.connect() as db:
@@ -149,7 +160,7 @@ class Sealing:
         # 5. Receipt.
         if receipts:
             async with self._engine.begin() as db:
-                state = await _lock(db, recording)
+                state = await lock(db, recording)
                 if state == "open":
                     ordered = sorted(receipts, key=lambda one: (one["sequence"], one["sha256"]))
                     sealed = [one for one in ordered if (await db.execute(_becomes_sealed(recording, one))).rowcount]
@@ -191,7 +202,12 @@ class Sealing:
 
 def segment_key(recording: UUID, sequence: int, sha256: str) -> str:
     """Each digest has its own place, so that two digests of one sequence lie beside each other."""
-    return f"recordings/{recording}/{sequence:010d}-{sha256}"
+    return f"{prefix_of(recording)}{sequence:010d}-{sha256}"
+
+
+def prefix_of(recording: UUID) -> str:
+    """Where all that is sealed of a recording lies, its manifests too."""
+    return f"recordings/{recording}/"
 
 
 def receipt_payload(row: Row[Any], stored: StoredObject, sealed_at: datetime) -> dict[str, Any]:
@@ -244,8 +260,8 @@ def _becomes_sealed(recording: UUID, receipt: dict[str, Any]) -> Any:
         update(Segment)
         .where(col(Segment.recording_id) == recording)
         .where(col(Segment.sequence) == receipt["sequence"], col(Segment.sha256) == receipt["sha256"])
-        .where(col(Segment.state) == "asked")
-        .values(state="sealed", **values)
+        .where(col(Segment.state) != "sealed")
+        .values(state="sealed", sweep_at=None, **values)
     )
 
 
@@ -272,7 +288,7 @@ async def _state_conflicts(db: AsyncConnection, recording: UUID, sealed: Sequenc
             await db.execute(told.values(conflict_act=act))
 
 
-async def _lock(db: AsyncConnection, recording: UUID) -> str:
+async def lock(db: AsyncConnection, recording: UUID) -> str:
     """Alone with the recording until the transaction ends: what is counted here is still so when it is written.
     Raises NoSuchRecording."""
     query = select(col(Recording.state)).where(col(Recording.id) == recording).with_for_update(key_share=True)
@@ -285,9 +301,13 @@ async def _lock(db: AsyncConnection, recording: UUID) -> str:
 async def _rows(
     db: AsyncConnection, recording: UUID, names: Sequence[tuple[int, str]]
 ) -> dict[tuple[int, str], Row[Any]]:
-    key = tuple_(col(Segment.sequence), col(Segment.sha256))
-    query = select(Segment).where(col(Segment.recording_id) == recording, key.in_(names))
+    query = select(Segment).where(_named(recording, names))
     return {(row.sequence, row.sha256): row for row in await db.execute(query)}
+
+
+def _named(recording: UUID, names: Sequence[tuple[int, str]]) -> ColumnElement[bool]:
+    key = tuple_(col(Segment.sequence), col(Segment.sha256))
+    return and_(col(Segment.recording_id) == recording, key.in_(names))
 
 
 async def _digests_per_sequence(db: AsyncConnection, recording: UUID, sequences: set[int]) -> Counter[int]:

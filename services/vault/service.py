@@ -1,8 +1,8 @@
 """The vault as one object: what its parts share, how it starts, what it does while it runs.
 
 Start: read the keys, bring the log's head into being, check the store, refuse a history that is older than
-what was published. Then three loops go on until it stops: sequencing, publishing, and what sweeps up behind
-a crash (minute statements, manifests not yet in the store).
+what was published. Then four loops go on until it stops: sequencing, publishing, and two that sweep up behind a
+crash (minute statements and manifests not yet in the store; segments put and never committed).
 """
 
 from __future__ import annotations
@@ -35,10 +35,11 @@ from services.vault.sealing import Sealing
 from services.vault.settings import Settings
 from services.vault.stores import open_store
 from services.vault.stores.port import Store
+from services.vault.sweeping import Sweeper
 
 _log = logging.getLogger("quancheng.vault")
 _ENROLMENTS = UUID("8f9d2b1c-5a3e-5c1f-9a70-5d6a3c0b7e11")
-_SEQUENCE_SECONDS, _SWEEP_SECONDS = 1.0, 5.0
+_SEQUENCE_SECONDS, _TIDY_SECONDS = 1.0, 5.0
 _EMPTY_ROOT = bytes.fromhex("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
 
 
@@ -48,9 +49,12 @@ class Vault:
         self.engine, self.store, self.keys = engine, store, own
         self.sequencer = Sequencer(engine, own)
         self.publisher = Publisher(engine, store, own, retention=retention)
-        self.sealing = Sealing(engine, store, own, retention=retention)
-        self.closer = Closer(engine, store, own, self.sequencer, retention=retention)
+        sweep_after = timedelta(seconds=settings.sweep_after_seconds)
+        self.sealing = Sealing(engine, store, own, retention=retention, sweep_after=sweep_after)
+        self.sweeper = Sweeper(engine, store, self.sealing, whole=timedelta(seconds=settings.sweep_for_seconds))
+        self.closer = Closer(engine, store, own, self.sequencer, self.sweeper, retention=retention)
         self.exporter = Exporter(engine, store, own, self.sequencer)
+        self._sweep_seconds = settings.sweep_every_seconds
         self._loops: list[asyncio.Task[None]] = []
 
     @classmethod
@@ -68,6 +72,7 @@ class Vault:
         vault._loops = [
             asyncio.create_task(vault._repeat(vault._sequence, "sequence")),
             asyncio.create_task(vault._repeat(vault._publish, "publish")),
+            asyncio.create_task(vault._repeat(vault._tidy, "tidy")),
             asyncio.create_task(vault._repeat(vault._sweep, "sweep")),
         ]
         return vault
@@ -141,7 +146,11 @@ class Vault:
         await self.publisher.publish()
 
     async def _sweep(self) -> None:
-        await asyncio.sleep(_SWEEP_SECONDS)
+        if not await self.sweeper.sweep():
+            await asyncio.sleep(self._sweep_seconds)
+
+    async def _tidy(self) -> None:
+        await asyncio.sleep(_TIDY_SECONDS)
         if await minutes.state_minutes(self.engine):
             self.sequencer.poke()
         await self.closer.seal_manifests()

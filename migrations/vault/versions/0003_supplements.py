@@ -1,4 +1,4 @@
-"""Conflicts told in the log."""
+"""Conflicts told in the log; what was put and never committed is looked for."""
 
 from alembic import op
 
@@ -10,7 +10,27 @@ depends_on = None
 STATEMENTS = (
     # Another digest of the sequence was sealed already: the statement that tells so.
     "ALTER TABLE vault.segments ADD COLUMN conflict_act uuid",
-    "GRANT UPDATE (conflict_act) ON vault.segments TO quancheng_vault",
+    # When the last ticket was given, and when to look whether its bytes came after all.
+    "ALTER TABLE vault.segments ADD COLUMN ticket_at timestamptz, ADD COLUMN sweep_at timestamptz",
+    "UPDATE vault.segments SET ticket_at = asked_at, sweep_at = now() WHERE state = 'asked'",
+    "ALTER TABLE vault.segments DROP CONSTRAINT segments_state_check",
+    "ALTER TABLE vault.segments ADD CHECK (state IN ('asked', 'lapsed', 'sealed'))",
+    "ALTER TABLE vault.segments ADD CHECK ((state = 'asked') = (sweep_at IS NOT NULL))",
+    "ALTER TABLE vault.segments ADD CHECK (state = 'sealed' OR ticket_at IS NOT NULL)",
+    "CREATE INDEX segments_to_sweep ON vault.segments (sweep_at) WHERE state = 'asked'",
+    "GRANT UPDATE (conflict_act, ticket_at, sweep_at) ON vault.segments TO quancheng_vault",
+    """
+CREATE TABLE vault.strays (
+    key varchar(1024) NOT NULL,
+    version varchar(64) NOT NULL,
+    recording_id uuid NOT NULL REFERENCES vault.recordings,
+    size bigint NOT NULL,
+    why varchar(16) NOT NULL CHECK (why IN ('unknown', 'differs', 'other-version', 'deleted')),
+    found_at timestamptz NOT NULL,
+    PRIMARY KEY (key, version)
+)
+""",
+    "GRANT SELECT, INSERT ON vault.strays TO quancheng_vault",
 )
 
 
