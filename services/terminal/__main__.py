@@ -73,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     recording.add_argument("--ffmpeg", metavar="路径", help="ffmpeg 程序（默认自动寻找）")
     resuming = command("resume", "续传上次留下的片段，并关闭那些记录")
     for sending in (recording, resuming):
+        sending.add_argument("--api", metavar="网址", help="服务器现在的地址（默认登记时的地址）")
         sending.add_argument(
             "--spool-mb", type=_positive, default=2048.0, metavar="MB", help="暂存区上限（默认 2048）"
         )
@@ -134,9 +135,13 @@ def _enroll(home: Home, given: argparse.Namespace) -> int:
 
 
 async def _run(home: Home, given: argparse.Namespace) -> int:
+    enrolled = home.enrolled()
+    if given.api:
+        # A server may move; it is trusted by the keys pinned at enrolment, not by its address.
+        enrolled = enrolled.model_copy(update={"api": given.api})
     session = Session(
         home,
-        home.enrolled(),
+        enrolled,
         Progress(given.progress),
         spool_bytes=int(given.spool_mb * 1_000_000),
         drain_seconds=given.drain_seconds,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -18,6 +19,8 @@ from services.vault.routes import API_VERBS, Caller, private, public
 from services.vault.service import Vault
 from services.vault.settings import Settings
 from services.vault.stores.local import MOUNT, LocalStore
+
+_log = logging.getLogger("quancheng.vault")
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -64,6 +67,9 @@ def _limit_of(_method: str, path: str) -> int | None:
 
 async def _refuse(_: Request, error: Exception) -> Response:
     assert isinstance(error, errors.VaultError)
+    if error.status >= 500:  # what is behind the vault is nobody else's business
+        _log.warning("%s: %s", error.slug, error.detail)
+        return http.problem(error.status, error.slug, error.title, headers={"retry-after": "2"}, **error.extra)
     return http.problem(error.status, error.slug, error.title, detail=error.detail, **error.extra)
 
 

@@ -1,0 +1,355 @@
+"""The vault opens to its own service alone, verb by verb, and does not start where it could not be believed."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import shutil
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from minio.commonconfig import ENABLED
+from minio.versioningconfig import VersioningConfig
+from uuid_utils.compat import uuid7
+
+from services.vault import keys
+from services.vault.app import create_app
+from services.vault.contract.channel import CHANNEL_SERVICE, CHANNEL_TERMINAL, RequestSigner
+from services.vault.errors import KeyFault
+from services.vault.routes import API_VERBS, Caller
+from services.vault.stores.s3 import set_up
+from tests.rooms.garbage import CHINESE, Route, not_a_problem, routes_of
+from tests.rooms.people import service_key
+from tests.rooms.stores import POLICIES, client, s3_settings
+from tests.rooms.vaults import start_vault, vault_settings
+from tests.system import System, free_ports
+
+OPEN = ("/healthz", "/log/checkpoint", "/log/tile/{path:path}")
+Change = Callable[[httpx.Request, System], None]
+
+
+def _private(system: System) -> list[Route]:
+    found = [route for route in routes_of(create_app(vault_settings(system.stack))) if route.path not in OPEN]
+    assert len(found) == len(API_VERBS)
+    return found
+
+
+def _unsigned(request: httpx.Request, system: System) -> None:
+    for name in ("signature", "signature-input", "content-digest"):
+        request.headers.pop(name, None)
+
+
+def _sign_again(key: Ed25519PrivateKey, tag: str, offset: timedelta = timedelta()) -> Change:
+    def change(request: httpx.Request, system: System) -> None:
+        _unsigned(request, system)
+        signer = RequestSigner(key, tag)
+        signer.offset = offset
+        signer.sign(request)
+
+    return change
+
+
+def _own(tag: str, offset: timedelta = timedelta()) -> Change:
+    def change(request: httpx.Request, system: System) -> None:
+        _sign_again(service_key(system.stack), tag, offset)(request, system)
+
+    return change
+
+
+def _header(name: str, value: str) -> Change:
+    def change(request: httpx.Request, system: System) -> None:
+        request.headers[name] = value
+
+    return change
+
+
+def _body(request: httpx.Request, system: System) -> None:
+    content = b'{"altered": true}'
+    request.stream = httpx.ByteStream(content)
+    request.headers["content-length"] = str(len(content))
+    request.headers["content-type"] = "application/json"
+
+
+def _body_and_digest(request: httpx.Request, system: System) -> None:
+    _body(request, system)
+    digest = base64.b64encode(hashlib.sha256(b'{"altered": true}').digest()).decode()
+    request.headers["content-digest"] = f"sha-256=:{digest}:"
+
+
+def _query(request: httpx.Request, system: System) -> None:
+    request.url = request.url.copy_with(query=b"x=1")
+
+
+def _input(change: Callable[[str], str]) -> Change:
+    def alter(request: httpx.Request, system: System) -> None:
+        request.headers["signature-input"] = change(request.headers["signature-input"])
+
+    return alter
+
+
+REFUSED: dict[str, Change] = {
+    "no signature": _unsigned,
+    "an unknown key": _sign_again(Ed25519PrivateKey.generate(), CHANNEL_SERVICE),
+    "the terminals' channel": _own(CHANNEL_TERMINAL),
+    "no channel known": _own("quancheng"),
+    "an altered body": _body,
+    "an altered body with its digest": _body_and_digest,
+    "an altered query": _query,
+    "another host": _header("host", "vault.example"),
+    "too old": _own(CHANNEL_SERVICE, -timedelta(minutes=6, seconds=5)),
+    "of the future": _own(CHANNEL_SERVICE, timedelta(seconds=65)),
+    "an altered date": _input(lambda text: text.replace(";created=1", ";created=2")),
+    "another key named": _input(lambda text: text.replace('keyid="', 'keyid="0')),
+    "less covered": _input(lambda text: text.replace('"@path"', '"@target-uri"')),
+    "nothing covered": _input(lambda text: "qc=()" + text.partition(")")[2]),
+    "no parameters": _input(lambda text: text.partition(";")[0]),
+    "garbage for a signature": _header("signature", "qc=:AAAA:"),
+    "an empty signature": _header("signature", ""),
+    "no structured field": _header("signature-input", "((((;;,==:"),
+    "another label": _header("signature", "other=:AAAA:"),
+    "a list for a signature": _header("signature", "qc=(1 2 3)"),
+    "a date that is none": _input(lambda text: text.replace(";created=", ";created=9999999999999;was=")),
+    "an unknown algorithm": _input(lambda text: text.replace('alg="ed25519"', 'alg="none"')),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+async def test_no_private_verb_answers_without_a_good_signature(local_system: System, case: str) -> None:
+    url, signer = local_system.stack.vault_url, RequestSigner(service_key(local_system.stack), CHANNEL_SERVICE)
+    async with httpx.AsyncClient(base_url=url, trust_env=False) as sending:
+        for route in _private(local_system):
+            content = b"{}" if route.method != "GET" else None
+            headers = {"content-type": "application/json"} if content else {}
+            request = sending.build_request(route.method, route.filled(), content=content, headers=headers)
+            signer.sign(request)
+            REFUSED[case](request, local_system)
+            answer = await sending.send(request)
+            assert (answer.status_code, answer.json()["slug"]) == (401, "not-authenticated"), route
+            assert not_a_problem(401, answer.headers, answer.content) is None
+
+
+async def test_a_signature_is_for_one_address(local_system: System) -> None:
+    url, signer = local_system.stack.vault_url, RequestSigner(service_key(local_system.stack), CHANNEL_SERVICE)
+    async with httpx.AsyncClient(base_url=url, trust_env=False) as sending:
+        one, other = (sending.build_request("GET", f"/v1/log/proofs/{uuid7()}") for _ in range(2))
+        signer.sign(one)
+        other.headers.update({name: one.headers[name] for name in ("signature", "signature-input")})
+        assert (await sending.send(one)).status_code == 404
+        assert (await sending.send(other)).status_code == 401
+        deleted = sending.build_request("DELETE", one.url)
+        deleted.headers.update({name: one.headers[name] for name in ("signature", "signature-input")})
+        assert (await sending.send(deleted)).status_code == 405
+
+
+@pytest.mark.parametrize("offset", [timedelta(minutes=-5), timedelta(seconds=50)])
+async def test_clocks_may_differ_a_little(local_system: System, offset: timedelta) -> None:
+    signer = RequestSigner(service_key(local_system.stack), CHANNEL_SERVICE)
+    signer.offset = offset
+    async with httpx.AsyncClient(base_url=local_system.stack.vault_url, auth=signer, trust_env=False) as sending:
+        assert (await sending.get("/v1/identity")).status_code == 200
+
+
+def _published(system: System) -> None:
+    """Wait for the first checkpoint of a fresh vault."""
+    until = time.monotonic() + 20
+    while httpx.get(f"{system.stack.vault_url}/log/checkpoint", trust_env=False).status_code != 200:
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+async def test_what_is_public_is_public_and_nothing_else(local_system: System) -> None:
+    _published(local_system)
+    async with httpx.AsyncClient(base_url=local_system.stack.vault_url, trust_env=False) as sending:
+        for path in ("/healthz", "/log/checkpoint"):
+            assert (await sending.get(path)).status_code == 200
+        for path in ("/openapi.json", "/docs", "/redoc", "/metrics", "/", "/v1", "/store", "/log"):
+            assert (await sending.get(path, follow_redirects=True)).status_code in (403, 404), path
+
+
+@pytest.fixture
+async def narrow(local_system: System) -> AsyncIterator[tuple[httpx.AsyncClient, list[Route]]]:
+    """A vault in this process whose caller may use one verb."""
+    app = create_app(vault_settings(local_system.stack))
+    caller: Caller
+    ((identity, caller),) = app.state.callers.items()
+    app.state.callers = {identity: replace(caller, verbs=frozenset({"identity"}))}
+    signer = RequestSigner(service_key(local_system.stack), CHANNEL_SERVICE)
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://vault.test", auth=signer) as sending,
+    ):
+        yield sending, routes_of(app)
+
+
+async def test_a_caller_uses_the_verbs_it_was_given(narrow: tuple[httpx.AsyncClient, list[Route]]) -> None:
+    sending, routes = narrow
+    assert (await sending.get("/v1/identity")).status_code == 200
+    for route in routes:
+        if route.path not in (*OPEN, "/v1/identity"):
+            content = b"{}" if route.method != "GET" else None
+            headers = {"content-type": "application/json"} if content else {}
+            answer = await sending.request(route.method, route.filled(), content=content, headers=headers)
+            assert (answer.status_code, answer.json()["slug"]) == (403, "verb-not-allowed"), route
+
+
+# --- starts that must not succeed ---
+
+
+@pytest.fixture
+def environment(local_system: System, tmp_path: Path) -> dict[str, str]:
+    """What the local vault was started with, but on copies of its keys and an empty folder."""
+    given = local_system.stack.vault_environment()
+    folder = tmp_path / "keys"
+    shutil.copytree(given["QUANCHENG_VAULT_KEYS"], folder)
+    return given | {
+        "QUANCHENG_VAULT_KEYS": str(folder),
+        "QUANCHENG_VAULT_LOCAL_ROOT": str(tmp_path / "evidence"),
+        "QUANCHENG_VAULT_PORT": str(free_ports(1)),
+    }
+
+
+def _refused(environment: dict[str, str], sentence: str) -> str:
+    """What the vault said; it ended by itself, with one Chinese sentence and no traceback."""
+    done = start_vault(environment)
+    said = done.stdout + done.stderr
+    assert done.returncode != 0, said
+    assert "Traceback" not in said
+    told = [line for line in said.splitlines() if CHINESE.search(line)]
+    assert len(told) == 1, said
+    assert sentence in told[0], said
+    for name, value in environment.items():
+        assert not name.endswith(("SECRET_KEY", "DSN")) or value not in said
+    return said
+
+
+def _another_key(path: Path) -> None:
+    fresh = Ed25519PrivateKey.generate()
+    path.write_bytes(fresh.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+
+
+def _folder_instead(path: Path) -> None:
+    path.unlink()
+    path.mkdir(0o700)
+
+
+FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "the receipt key is gone": (lambda f: (f / "receipt.pem").unlink(), "丢失"),
+    "the log key is gone": (lambda f: (f / "log.pem").unlink(), "丢失"),
+    "every key is gone": (shutil.rmtree, "丢失"),
+    "a key is open to others": (lambda f: (f / "receipt.pem").chmod(0o644), "对其他用户开放"),
+    "the local key is open to others": (lambda f: (f / "local-store.key").chmod(0o640), "对其他用户开放"),
+    "the folder is open to others": (lambda f: f.chmod(0o777), "改动"),
+    "a key is corrupt": (lambda f: (f / "log.pem").write_bytes(b"-----BEGIN PRIVATE KEY-----\nAAAA"), "损坏"),
+    "a key is empty": (lambda f: (f / "receipt.pem").write_bytes(b""), "损坏"),
+    "the local key is empty": (lambda f: (f / "local-store.key").write_bytes(b""), "损坏"),
+    "another receipt key": (lambda f: _another_key(f / "receipt.pem"), "不是同一把"),
+    "another log key": (lambda f: _another_key(f / "log.pem"), "不是同一把"),
+    "a key is a folder": (lambda f: _folder_instead(f / "log.pem"), "无法使用|无法读取"),
+}
+
+
+@pytest.mark.parametrize("case", FAULTS)
+def test_a_fault_of_the_keys_is_told_and_nothing_is_made_anew(tmp_path: Path, case: str) -> None:
+    folder, (fault, sentence) = tmp_path / "keys", FAULTS[case]
+    own = keys.load(folder, "quancheng.test/0", {})
+    known = {"receipt": own.receipt_public, "log": own.log_public}
+    assert keys.load(folder, "quancheng.test/0", known).receipt_key_id == own.receipt_key_id
+    fault(folder)
+    before = sorted(folder.glob("*")) if folder.exists() else []
+    with pytest.raises(KeyFault, match=sentence):
+        keys.load(folder, "quancheng.test/0", known)
+    assert (sorted(folder.glob("*")) if folder.exists() else []) == before
+
+
+@pytest.mark.parametrize("case", ["the receipt key is gone", "a key is open to others", "another log key"])
+def test_without_its_own_keys_the_vault_does_not_start(environment: dict[str, str], case: str) -> None:
+    fault, sentence = FAULTS[case]
+    fault(Path(environment["QUANCHENG_VAULT_KEYS"]))
+    _refused(environment, sentence)
+
+
+def test_a_folder_that_cannot_be_written_is_told(environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "evidence").write_text("a file where the folder should be")
+    _refused(environment, "不可用")
+
+
+def test_an_emptied_log_is_told(local_system: System, environment: dict[str, str]) -> None:
+    _published(local_system)
+    _refused(environment, "没有检查点")
+
+
+def test_a_checkpoint_by_another_key_is_told(environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "evidence" / "log").mkdir(parents=True)
+    (tmp_path / "evidence" / "log" / "checkpoint").write_text("quancheng.local/other\n0\nAAAA\n\n")
+    _refused(environment, "检查点")
+
+
+def test_a_database_older_than_the_log_is_told(environment: dict[str, str], tmp_path: Path) -> None:
+    own = keys.load(Path(environment["QUANCHENG_VAULT_KEYS"]), environment["QUANCHENG_VAULT_ORIGIN"], {})
+    (tmp_path / "evidence" / "log").mkdir(parents=True)
+    (tmp_path / "evidence" / "log" / "checkpoint").write_text(own.checkpoint(10**6, bytes(32)))
+    _refused(environment, "旧备份")
+
+
+def test_a_database_that_is_not_there_is_told(environment: dict[str, str], tmp_path: Path) -> None:
+    password = "a-password-that-nobody-may-read"
+    dsn = f"postgresql+asyncpg://quancheng_vault:{password}@/quancheng?host={tmp_path}"
+    assert password not in _refused(environment | {"QUANCHENG_VAULT_DSN": dsn}, "数据库")
+
+
+def test_a_setting_that_is_missing_is_named_and_no_secret_is_told(environment: dict[str, str]) -> None:
+    given = {name: value for name, value in environment.items() if name != "QUANCHENG_VAULT_ORIGIN"}
+    given |= {"QUANCHENG_VAULT_STORE": "s3", "QUANCHENG_VAULT_S3_KEEP_SECRET_KEY": "zzz-secret-zzz"}
+    done = start_vault(given)
+    said = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert "origin" in said
+    assert "secret-zzz" not in said
+    assert "postgresql" not in said
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        ("plain", "未启用版本控制"),
+        ("versioned", "未启用对象锁定"),
+        ("missing", "不存在"),
+        ("stranger", "对象存储暂不可用"),
+        ("silent", "对象存储暂不可用"),
+    ],
+)
+def test_on_an_unfit_store_the_vault_does_not_start(minio_system: System, kind: str, sentence: str) -> None:
+    minio = minio_system.stack.minio
+    assert minio
+    settings = s3_settings(minio, f"unfit-{kind}")
+    admin, bucket = client(minio.endpoint, minio.access_key, minio.secret_key), settings.s3_evidence_bucket
+    admin.make_bucket(bucket)
+    if kind == "versioned":
+        admin.set_bucket_versioning(bucket, VersioningConfig(ENABLED))
+    set_up(settings, minio.access_key, minio.secret_key, POLICIES)
+    if kind == "missing":
+        admin.remove_bucket(bucket)
+    assert settings.s3_put_secret_key and settings.s3_keep_secret_key
+    secret = settings.s3_keep_secret_key.get_secret_value()
+    _refused(
+        minio_system.stack.vault_environment()
+        | {
+            "QUANCHENG_VAULT_PORT": str(free_ports(1)),
+            "QUANCHENG_VAULT_S3_ENDPOINT": f"127.0.0.1:{free_ports(1)}" if kind == "silent" else minio.endpoint,
+            "QUANCHENG_VAULT_S3_EVIDENCE_BUCKET": bucket,
+            "QUANCHENG_VAULT_S3_LOG_BUCKET": settings.s3_log_bucket,
+            "QUANCHENG_VAULT_S3_PUT_ACCESS_KEY": str(settings.s3_put_access_key),
+            "QUANCHENG_VAULT_S3_PUT_SECRET_KEY": settings.s3_put_secret_key.get_secret_value(),
+            "QUANCHENG_VAULT_S3_KEEP_ACCESS_KEY": str(settings.s3_keep_access_key),
+            "QUANCHENG_VAULT_S3_KEEP_SECRET_KEY": secret if kind != "stranger" else "not-the-secret-key",
+        },
+        sentence,
+    )
