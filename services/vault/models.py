@@ -37,13 +37,19 @@ class Enrolment(Table, table=True):
 
 
 class Recording(Table, table=True):
+    """open -> closed, and back to open with the next number where something comes after all."""
+
     __tablename__ = "recordings"
     id: UUID = Field(primary_key=True)
     source: UUID
-    key_id: str
+    key_id: str | None = None
     started_at: datetime = Field(sa_type=_Time)
     opened_at: datetime = Field(sa_type=_Time)
     state: str
+    number: int = 0
+    """Of the manifest that is being collected, or was last: what comes after the closing opens the next."""
+    active_at: datetime = Field(sa_type=_Time)
+    """When the source last asked or committed."""
 
 
 class Segment(Table, table=True):
@@ -70,6 +76,8 @@ class Segment(Table, table=True):
     receipt: dict[str, Any] | None = Field(default=None, sa_type=JSONB)
     statement_act: UUID | None = None
     conflict_act: UUID | None = None
+    number: int = 0
+    """Of the manifest that lists it; it counts from the sealing on."""
 
 
 class Stray(Table, table=True):
@@ -85,14 +93,15 @@ class Stray(Table, table=True):
 
 
 class Manifest(Table, table=True):
-    """What a closed recording consists of; the envelope's bytes are sealed beside the media."""
+    """What a closed recording, or a supplement to it, consists of; the envelope's bytes are sealed beside the media.
+    Without a closing it was closed by the server."""
 
     __tablename__ = "manifests"
     recording_id: UUID = Field(primary_key=True)
     number: int = Field(primary_key=True)
     envelope: bytes = Field(sa_type=LargeBinary)
     sha256: str
-    closing: dict[str, Any] = Field(sa_type=JSONB)
+    closing: dict[str, Any] | None = Field(default=None, sa_type=JSONB(none_as_null=True))
     segments: int
     media_bytes: int = Field(sa_type=BigInteger)
     ended_at: datetime = Field(sa_type=_Time)

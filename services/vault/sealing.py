@@ -56,11 +56,10 @@ class Sealing:
     async def open(self, recording: UUID, opening: wire.OpenRecording) -> None:
         """A recording begins. The same again changes nothing; another source or key is refused."""
         values = opening.model_dump() | {"id": recording, "opened_at": datetime.now(UTC), "state": "open"}
+        values["active_at"] = values["opened_at"]
+        enrolled = select(col(Enrolment.recorder)).where(col(Enrolment.key_id) == opening.key_id)
         async with self._engine.begin() as db:
-            if (
-                await db.scalar(select(col(Enrolment.recorder)).where(col(Enrolment.key_id) == opening.key_id))
-                is None
-            ):
+            if opening.key_id is not None and await db.scalar(enrolled) is None:
                 raise errors.NoSuchEnrolment
             await db.execute(insert(Recording).values(values).on_conflict_do_nothing())
             found = (await db.execute(select(Recording).where(col(Recording.id) == recording))).one()
@@ -70,7 +69,7 @@ class Sealing:
     async def exchange(self, recording: UUID, request: wire.ExchangeRequest) -> wire.ExchangeResult:
         """Any number of asks and commits, each with its own outcome; one bad item spoils no other."""
         asked, committed = await asyncio.gather(
-            self._ask(recording, request.asks), self.commit(recording, request.commits)
+            self._ask(recording, request.asks), self.commit(recording, request.commits, by_source=True)
         )
         return wire.ExchangeResult(
             tickets=[item for item in asked if isinstance(item, wire.Ticket)],
@@ -95,7 +94,7 @@ class Sealing:
         retain_until = (now + self._retention).replace(microsecond=0)
         ticket = {"state": "asked", "ticket_at": now, "sweep_at": now + self._sweep_after}
         async with self._engine.begin() as db:
-            state = await lock(db, recording)
+            await lock(db, recording, by_source=True)
             known = await _rows(db, recording, [(ask.sequence, ask.sha256) for ask in asks])
             beside = await _digests_per_sequence(db, recording, {ask.sequence for ask in asks})
             fresh: dict[tuple[int, str], dict[str, Any]] = {}
@@ -103,7 +102,7 @@ class Sealing:
             for ask in sorted(asks, key=lambda ask: (ask.sequence, ask.sha256)):
                 name = (ask.sequence, ask.sha256)
                 full = beside[ask.sequence] >= wire.MAX_DIGESTS_PER_SEQUENCE
-                if state != "open" or name in known or name in fresh or full:
+                if name in known or name in fresh or full:
                     continue
                 beside[ask.sequence] += 1
                 fresh[name] = ask.model_dump() | {
@@ -113,27 +112,25 @@ class Sealing:
                     "asked_at": now,
                     **ticket,
                 }
-            again = [name for name, row in known.items() if row.state != "sealed" and state == "open"]
+            again = [name for name, row in known.items() if row.state != "sealed"]
             if again:
                 await db.execute(update(Segment).where(_named(recording, again)).values(ticket))
             if fresh:
                 await db.execute(insert(Segment).values(list(fresh.values())).on_conflict_do_nothing())
                 known |= await _rows(db, recording, list(fresh))
         # 2. Ticket.
-        return [self._answer_ask(ask, known.get((ask.sequence, ask.sha256)), state, now) for ask in asks]
+        return [self._answer_ask(ask, known.get((ask.sequence, ask.sha256)), now) for ask in asks]
 
     def _answer_ask(
-        self, ask: wire.SegmentAsk, row: Row[Any] | None, state: str, now: datetime
+        self, ask: wire.SegmentAsk, row: Row[Any] | None, now: datetime
     ) -> wire.Ticket | wire.SealedSegment | wire.ItemProblem:
         if row is None:
-            return _problem(ask, errors.RecordingClosed if state == "closed" else errors.TooManyDigests)
+            return _problem(ask, errors.TooManyDigests)
         intent = wire.SegmentAsk.model_validate({name: getattr(row, name) for name in wire.SegmentAsk.model_fields})
         if intent != ask:
             return _problem(ask, errors.AskDiffers)
         if row.state == "sealed":
             return sealed_segment(row)
-        if state == "closed":
-            return _problem(ask, errors.RecordingClosed)
         # Asked again much later, the lock still reaches as far ahead as it should.
         fresh = (now + self._retention).replace(microsecond=0)
         retain_until = fresh if row.retain_until < fresh - _LOCK_SLACK else row.retain_until
@@ -147,9 +144,10 @@ class Sealing:
         )
 
     async def commit(
-        self, recording: UUID, names: Sequence[wire.SegmentName]
+        self, recording: UUID, names: Sequence[wire.SegmentName], *, by_source: bool = False
     ) -> list[wire.SealedSegment | wire.ItemProblem]:
-        """Steps 4 and 5, whoever asks for them: the holder, the sweeper, or a closing that finds what was put."""
+        """Steps 4 and 5, whoever asks for them: the source, the sweeper, or a closing that finds what was put.
+        What is sealed after the recording was closed opens a supplement, or joins the one that is open."""
         if not names:
             return []
         async with self._engine.connect() as db:
@@ -160,14 +158,18 @@ class Sealing:
         # 5. Receipt.
         if receipts:
             async with self._engine.begin() as db:
-                state = await lock(db, recording)
-                if state == "open":
-                    ordered = sorted(receipts, key=lambda one: (one["sequence"], one["sha256"]))
-                    sealed = [one for one in ordered if (await db.execute(_becomes_sealed(recording, one))).rowcount]
-                    await _state_conflicts(db, recording, sealed)
+                state, last = await lock(db, recording, by_source=by_source)
+                number = last if state == "open" else last + 1
+                ordered = sorted(receipts, key=lambda one: (one["sequence"], one["sha256"]))
+                becoming = [(one, _becomes_sealed(recording, number, one)) for one in ordered]
+                sealed = [one for one, step in becoming if (await db.execute(step)).rowcount]
+                if sealed and number != last:
+                    opened = {"state": "open", "number": number, "active_at": datetime.now(UTC)}
+                    await db.execute(update(Recording).where(col(Recording.id) == recording).values(opened))
+                await _state_conflicts(db, recording, sealed)
                 rows = await _rows(db, recording, [(name.sequence, name.sha256) for name in names])
         return [
-            outcome if isinstance(outcome, wire.ItemProblem) else self._answer_commit(name, rows)
+            outcome if isinstance(outcome, wire.ItemProblem) else sealed_segment(rows[name.sequence, name.sha256])
             for name, outcome in zip(names, outcomes, strict=True)
         ]
 
@@ -192,12 +194,6 @@ class Sealing:
             "sealed_at": sealed_at,
             "receipt": envelope.model_dump(),
         }
-
-    def _answer_commit(
-        self, name: wire.SegmentName, rows: dict[tuple[int, str], Row[Any]]
-    ) -> wire.SealedSegment | wire.ItemProblem:
-        row = rows[name.sequence, name.sha256]
-        return sealed_segment(row) if row.state == "sealed" else _problem(name, errors.RecordingClosed)
 
 
 def segment_key(recording: UUID, sequence: int, sha256: str) -> str:
@@ -254,14 +250,14 @@ def _fits(row: Row[Any], stored: StoredObject, lock: wire.Lock) -> bool:
     return same and locked and bool(stored.version)
 
 
-def _becomes_sealed(recording: UUID, receipt: dict[str, Any]) -> Any:
+def _becomes_sealed(recording: UUID, number: int, receipt: dict[str, Any]) -> Any:
     values = {name: receipt[name] for name in ("version", "sealed_at", "receipt")}
     return (
         update(Segment)
         .where(col(Segment.recording_id) == recording)
         .where(col(Segment.sequence) == receipt["sequence"], col(Segment.sha256) == receipt["sha256"])
         .where(col(Segment.state) != "sealed")
-        .values(state="sealed", sweep_at=None, **values)
+        .values(state="sealed", sweep_at=None, number=number, **values)
     )
 
 
@@ -271,6 +267,8 @@ def _problem(name: wire.SegmentName, error: type[errors.VaultError]) -> wire.Ite
 
 async def _state_conflicts(db: AsyncConnection, recording: UUID, sealed: Sequence[dict[str, Any]]) -> None:
     """Where what was just sealed lies beside other sealed digests of its sequence, the log tells of all of them."""
+    if not sealed:
+        return
     fresh = {(one["sequence"], one["sha256"]) for one in sealed}
     sequences = {sequence for sequence, _ in fresh}
     query = select(col(Segment.sequence), col(Segment.sha256)).where(col(Segment.recording_id) == recording)
@@ -288,14 +286,18 @@ async def _state_conflicts(db: AsyncConnection, recording: UUID, sealed: Sequenc
             await db.execute(told.values(conflict_act=act))
 
 
-async def lock(db: AsyncConnection, recording: UUID) -> str:
+async def lock(db: AsyncConnection, recording: UUID, *, by_source: bool = False) -> tuple[str, int]:
     """Alone with the recording until the transaction ends: what is counted here is still so when it is written.
-    Raises NoSuchRecording."""
-    query = select(col(Recording.state)).where(col(Recording.id) == recording).with_for_update(key_share=True)
-    state: str | None = await db.scalar(query)
-    if state is None:
+    Its state, and the number of the manifest that is collected or was last. Raises NoSuchRecording."""
+    this, told = col(Recording.id) == recording, (col(Recording.state), col(Recording.number))
+    row = (
+        await db.execute(update(Recording).where(this).values(active_at=datetime.now(UTC)).returning(*told))
+        if by_source
+        else await db.execute(select(*told).where(this).with_for_update(key_share=True))
+    ).one_or_none()
+    if row is None:
         raise errors.NoSuchRecording
-    return state
+    return row.state, row.number
 
 
 async def _rows(

@@ -2,7 +2,8 @@
 
 Start: read the keys, bring the log's head into being, check the store, refuse a history that is older than
 what was published. Then four loops go on until it stops: sequencing, publishing, and two that sweep up behind a
-crash (minute statements and manifests not yet in the store; segments put and never committed).
+crash or an absent source (minute statements, manifests not yet in the store, idle supplements; segments put and never
+committed).
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ class Vault:
         sweep_after = timedelta(seconds=settings.sweep_after_seconds)
         self.sealing = Sealing(engine, store, own, retention=retention, sweep_after=sweep_after)
         self.sweeper = Sweeper(engine, store, self.sealing, whole=timedelta(seconds=settings.sweep_for_seconds))
-        self.closer = Closer(engine, store, own, self.sequencer, self.sweeper, retention=retention)
+        idle = timedelta(seconds=settings.idle_seconds)
+        self.closer = Closer(engine, store, own, self.sequencer, self.sweeper, retention=retention, idle=idle)
         self.exporter = Exporter(engine, store, own, self.sequencer)
         self._sweep_seconds = settings.sweep_every_seconds
         self._loops: list[asyncio.Task[None]] = []
@@ -154,6 +156,7 @@ class Vault:
         if await minutes.state_minutes(self.engine):
             self.sequencer.poke()
         await self.closer.seal_manifests()
+        await self.closer.close_idle_supplements()
 
     async def _repeat(self, step: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
         while True:

@@ -35,6 +35,8 @@ class Settings(BaseSettings):
     again at twice that time, and so on."""
     sweep_for_seconds: Annotated[float, Field(gt=0)] = 24 * 3600
     """After this, the last look is done and the intent lapses, until it is asked for again."""
+    idle_seconds: Annotated[float, Field(gt=0)] = 24 * 3600
+    """How long a source that can sign must be silent before the server closes in its stead."""
     sweep_every_seconds: Annotated[float, Field(gt=0, le=600)] = 5
 
     local_root: Path | None = None

@@ -1,4 +1,4 @@
-"""Conflicts told in the log; what was put and never committed is looked for."""
+"""Conflicts told in the log; what was put and never committed is looked for; supplements; closing by the server."""
 
 from alembic import op
 
@@ -31,6 +31,15 @@ CREATE TABLE vault.strays (
 )
 """,
     "GRANT SELECT, INSERT ON vault.strays TO quancheng_vault",
+    # A source that cannot sign has no key. What comes after a closing opens the recording's next number.
+    "ALTER TABLE vault.recordings ALTER COLUMN key_id DROP NOT NULL,"
+    " ADD COLUMN number integer NOT NULL DEFAULT 0 CHECK (number BETWEEN 0 AND 9999),"
+    " ADD COLUMN active_at timestamptz NOT NULL DEFAULT now()",
+    "CREATE INDEX recordings_supplemented ON vault.recordings (id) WHERE state = 'open' AND number > 0",
+    "GRANT UPDATE (number, active_at) ON vault.recordings TO quancheng_vault",
+    "ALTER TABLE vault.segments ADD COLUMN number integer NOT NULL DEFAULT 0",
+    "GRANT UPDATE (number) ON vault.segments TO quancheng_vault",
+    "ALTER TABLE vault.manifests ALTER COLUMN closing DROP NOT NULL",
 )
 
 

@@ -6,7 +6,7 @@ import base64
 import binascii
 from collections import Counter
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Row, Select, false, func, select, tuple_
@@ -72,7 +72,10 @@ async def recording(db: AsyncSession, who: Principal, recording_id: UUID) -> Rec
     viewings = await db.scalar(select(func.count()).where(col(Viewing.recording_id) == recording_id))
     kept: Recording = found.Recording
     lock: Lock | None = "compliance" if kept.lock == "compliance" else "none" if kept.lock else None
-    return RecordingDetail(_row(found), kept.manifest_sha256, None, lock, viewings or 0)
+    by: Literal["terminal", "server"] | None = None
+    if kept.closed_by:
+        by = "server" if kept.closed_by == "server" else "terminal"
+    return RecordingDetail(_row(found), kept.manifest_sha256, None, lock, viewings or 0, by, kept.supplements)
 
 
 async def manifest_act(db: AsyncSession, who: Principal, recording_id: UUID) -> UUID | None:

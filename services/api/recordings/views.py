@@ -67,3 +67,5 @@ class RecordingDetail:
     manifest_log_index: int | None
     lock: Lock | None
     viewings: int
+    closed_by: Literal["terminal", "server"] | None
+    supplements: int
