@@ -6,6 +6,7 @@ import asyncio
 import inspect
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from services.api import database, errors, outbox, problems
 from services.api.console import routes as console
 from services.api.identity import routes as identity
 from services.api.recorders import routes as recorders
+from services.api.recordings import manifests
 from services.api.recordings import routes as recordings
 from services.api.recordings.doors import direct
 from services.api.settings import Settings
@@ -54,6 +56,14 @@ def create_app(settings: Settings) -> FastAPI:
             loops = [
                 asyncio.create_task(outbox.retell(app.state.sessions, vault)),
                 asyncio.create_task(_learn_lock(app, vault)),
+                asyncio.create_task(
+                    manifests.close_lost(
+                        app.state.sessions,
+                        vault,
+                        after=timedelta(seconds=settings.lost_after_seconds),
+                        every=settings.lost_every_seconds,
+                    )
+                ),
             ]
             try:
                 yield

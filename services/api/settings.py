@@ -27,6 +27,9 @@ class Settings(BaseSettings):
     session_hours: Annotated[int, Field(ge=1, le=24)] = 12
     segment_seconds: Annotated[int, Field(ge=1, le=10)] = 4
     """Length of segments while nobody watches; it is one second while somebody does."""
+    lost_after_seconds: Annotated[float, Field(gt=0)] = 24 * 3600
+    """How long a terminal must have been silent before the server closes its recording."""
+    lost_every_seconds: Annotated[float, Field(gt=0)] = 60
     demo: bool = False
     """Shown at the sign-in: the people of this system are made up."""
 

@@ -103,13 +103,25 @@ class Api:
         answer = await self._send("POST", f"/v1/recordings/{recording}/close", body, CLOSE_SECONDS)
         return _parsed(wire.ClosedRecording, answer)
 
-    async def _send(self, method: str, path: str, body: object, seconds: float = IDLE_SECONDS) -> httpx.Response:
+    async def manifest(self, recording: UUID, number: int) -> wire.ClosedRecording | None:
+        """None where the recording has no manifest of this number."""
+        try:
+            answer = await self._send("GET", f"/v1/recordings/{recording}/manifests/{number}", None, CLOSE_SECONDS)
+        except Refused as error:
+            if error.problem.slug == "no-such-manifest":
+                return None
+            raise
+        return _parsed(wire.ClosedRecording, answer)
+
+    async def _send(
+        self, method: str, path: str, body: object | None, seconds: float = IDLE_SECONDS
+    ) -> httpx.Response:
         try:
             response = await self._http.request(
                 method,
                 path,
-                content=wire.canonical(body),
-                headers={"content-type": "application/json"},
+                content=None if body is None else wire.canonical(body),
+                headers={} if body is None else {"content-type": "application/json"},
                 timeout=httpx.Timeout(seconds, connect=CONNECT_SECONDS),
             )
         except httpx.HTTPError as error:

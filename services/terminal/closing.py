@@ -1,13 +1,18 @@
-"""Closing: the terminal signs what it recorded, and checks that the vault's manifest says the same."""
+"""Closing: the terminal signs what it recorded, and checks that the vault's manifest says the same.
+
+Where the server closed a recording in the terminal's absence, the terminal signs a *supplement* over what the
+server's manifests do not list."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from services.terminal.api import Api
 from services.terminal.spool import RecordingSpool
 from services.vault.contract import verify, wire
 from services.vault.contract.channel import raw_public
@@ -31,6 +36,52 @@ def closing_payload(recording: RecordingSpool, *, interrupted: bool) -> dict[str
     }
 
 
+def supplement_payload(
+    recording: RecordingSpool, leaves: Sequence[wire.SegmentAsk], number: int, *, interrupted: bool
+) -> dict[str, Any]:
+    """A closing of what came after the recording was closed: it names the sequences it speaks of."""
+    ends = (leaf.started_at + timedelta(milliseconds=leaf.duration_ms) for leaf in leaves)
+    return {
+        "recording": str(recording.id),
+        "number": number,
+        "sequences": [leaf.sequence for leaf in leaves],
+        "count": len(leaves),
+        "root": root_of((leaf.sequence, leaf.sha256, leaf.size) for leaf in leaves),
+        "missing": [],
+        "started_at": wire.rfc3339(min(leaf.started_at for leaf in leaves)),
+        "ended_at": wire.rfc3339(max(ends)),
+        "interrupted": interrupted,
+    }
+
+
+async def unlisted(
+    api: Api, recording: RecordingSpool, keys: Mapping[str, Ed25519PublicKey]
+) -> tuple[int, list[wire.SegmentAsk], wire.ClosedRecording | None]:
+    """How many manifests a recording has, what of ours none of them lists, and the last of them.
+    Raises CallFailed, ManifestRejected."""
+    number, listed, last = 0, set[tuple[int, str]](), None
+    while (closed := await api.manifest(recording.id, number)) is not None:
+        listed |= _listed_in(closed, recording, number, keys)
+        number, last = number + 1, closed
+    return number, [leaf for leaf in recording.leaves() if (leaf.sequence, leaf.sha256) not in listed], last
+
+
+def _listed_in(
+    closed: wire.ClosedRecording, recording: RecordingSpool, number: int, keys: Mapping[str, Ed25519PublicKey]
+) -> set[tuple[int, str]]:
+    """What a manifest that we did not ask for accounts for, whoever closed it. Raises ManifestRejected."""
+    try:
+        manifest = verify.verify_envelope(closed.manifest.model_dump(), keys, wire.MANIFEST_TYPE)
+        if (manifest["recording"], manifest["number"]) != (str(recording.id), number):
+            raise ManifestRejected("不是这条记录的这一份清单")
+        listed = {(each["sequence"], each["sha256"]) for each in manifest["segments"]}
+        return listed | {(each["of_sequence"], each["sha256"]) for each in manifest["beside"]}
+    except verify.VerificationError as error:
+        raise ManifestRejected(error.chinese) from error
+    except (KeyError, TypeError) as error:
+        raise ManifestRejected("内容不全") from error
+
+
 def signed_closing(payload: Mapping[str, Any], key: Ed25519PrivateKey) -> wire.Envelope:
     """The payload as a DSSE envelope."""
     data = wire.canonical(payload)
@@ -51,6 +102,8 @@ def check_manifest(
     try:
         manifest = verify.verify_envelope(closed.manifest.model_dump(), keys, wire.MANIFEST_TYPE)
         ours = closing.decoded()
+        if manifest["number"] != ours.get("number", 0):
+            raise ManifestRejected("不是这一份清单")
         for name in ("recording", "count", "root", "missing", "started_at", "ended_at"):
             if manifest[name] != ours[name]:
                 raise ManifestRejected(f"{name} 与结束声明不同")

@@ -23,7 +23,14 @@ import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from services.terminal.api import CONNECT_SECONDS, IDLE_SECONDS, Api, Backoff, CallFailed, Refused
-from services.terminal.closing import ManifestRejected, check_manifest, closing_payload, signed_closing
+from services.terminal.closing import (
+    ManifestRejected,
+    check_manifest,
+    closing_payload,
+    signed_closing,
+    supplement_payload,
+    unlisted,
+)
 from services.terminal.progress import Progress
 from services.terminal.spool import RecordingSpool, SegmentDamaged
 from services.vault.contract import verify, wire
@@ -36,8 +43,12 @@ PACE_SECONDS = 0.5
 each would take the time from the bytes."""
 _SLOWEST_BYTES_PER_SECOND = 32 * 1024
 _TICKET_MARGIN_SECONDS = 5.0
-_FINAL = {"recording-closed", "recording-differs", "closing-differs", "bad-closing"}
+_FINAL = {"recording-differs", "closing-differs", "bad-closing"}
 """Refusals of the recording as a whole that no repetition changes."""
+
+
+class _ClosedByServer(Exception):
+    """The server closed in our absence: what its manifests do not list is for us to close as a supplement."""
 
 
 class RecordingStuck(Exception):
@@ -280,8 +291,10 @@ class Uplink:
 
     async def _close(self) -> None:
         closing = await asyncio.to_thread(self._closing)
-        while (closed := await self._closed(closing)) is None:
-            pass
+        try:
+            closed = await self._closed_with(closing)
+        except _ClosedByServer:
+            closed = await self._supplemented()
         await asyncio.to_thread(self._recording.retire, closed, forget=self._forget)
         self._progress.tell(
             "closed",
@@ -292,7 +305,30 @@ class Uplink:
             ended_at=wire.rfc3339(closed.ended_at),
             manifest_sha256=closed.manifest_sha256,
             lock=closed.lock,
+            closed_by=closed.closed_by,
         )
+
+    async def _closed_with(self, closing: wire.Envelope) -> wire.ClosedRecording:
+        while (closed := await self._closed(closing)) is None:
+            pass
+        return closed
+
+    async def _supplemented(self) -> wire.ClosedRecording:
+        """The last manifest, once all that we hold receipts for is in one: the server's, or supplements we sign."""
+        while True:
+            try:
+                number, left, last = await unlisted(self._api, self._recording, self._pinned.keys)
+                if last is not None and not left:
+                    return last
+                payload = supplement_payload(self._recording, left, number, interrupted=bool(self._interrupted))
+                await self._closed_with(signed_closing(payload, self._key))
+            except _ClosedByServer:
+                continue
+            except CallFailed as error:
+                self._know(error)
+                await self._pause(error)
+            except ManifestRejected as error:
+                await self._reject(error)
 
     async def _closed(self, closing: wire.Envelope) -> wire.ClosedRecording | None:
         """The verified answer to the closing, or None after a pause."""
@@ -303,14 +339,19 @@ class Uplink:
             return closed
         except CallFailed as error:
             self._know(error)
+            if isinstance(error, Refused) and error.problem.slug == "closed-by-server":
+                raise _ClosedByServer from error
             if isinstance(error, Refused) and error.problem.slug == "segments-outstanding":
                 await self._offer_again()
             await self._pause(error)
         except ManifestRejected as error:
-            reason = f"清单未通过验证，不予采信（{_why(error)}）"
-            self._progress.tell("error", recording=str(self._recording.id), reason=reason)
-            await asyncio.sleep(self._backoff.next())
+            await self._reject(error)
         return None
+
+    async def _reject(self, error: ManifestRejected) -> None:
+        reason = f"清单未通过验证，不予采信（{_why(error)}）"
+        self._progress.tell("error", recording=str(self._recording.id), reason=reason)
+        await asyncio.sleep(self._backoff.next())
 
     def _closing(self) -> wire.Envelope:
         closing = self._recording.closing()

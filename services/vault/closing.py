@@ -1,15 +1,26 @@
 """Closing: the terminal signs the count and the Merkle root over its segments, and that settles the recording.
 
 1. The closing's signature is checked against the key enrolled for the recording's source.
-2. Under the recording's row lock (commits wait): every sequence up to the count is sealed, or declared
+2. The store is asked what lies under the recording's prefix, so that nothing there is unknown: what was put and
+   not committed is sealed; what nobody asked for is put on record as a stray.
+3. Under the recording's row lock (commits wait): every sequence up to the count is sealed, or declared
    missing by the terminal; where several digests of one sequence lie beside each other the root decides.
    What was sealed and the closing does not speak of (another digest, a sequence called missing or beyond the
    count) is listed beside: a closing cannot make a sealed segment vanish.
-3. In the same transaction: manifest signed and stored, the last minute's statement and the manifest's
+4. In the same transaction: manifest signed and stored, the last minute's statement and the manifest's
    statement entered in the log, the recording closed.
-4. The manifest is sealed beside the media. Repeated from the row after a crash (`seal_manifests`).
+5. The manifest is sealed beside the media. Repeated from the row after a crash (`seal_manifests`).
 
 The same closing again answers the same manifest.
+
+*Supplements.* What is sealed after that opens supplement 1, 2, … : manifest `number` of the recording, closed by the
+same steps. Its closing names the sequences it speaks of, since they may fill holes as well as go on; it never alters
+an earlier manifest.
+
+*By the server.* A source that cannot sign (an encoder that pushes), or that has gone, is closed by the vault itself:
+no signature, the reason in its place, the first sealed digest of each sequence, holes listed as missing. A source
+that can sign is closed like that only once it has been idle for a stated time; what it brings later is a supplement,
+and a supplement that is left idle is closed so too (`close_idle_supplements`).
 """
 
 from __future__ import annotations
@@ -19,6 +30,7 @@ import hashlib
 import itertools
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 from uuid import UUID
@@ -39,7 +51,9 @@ from services.vault.log import statement
 from services.vault.log.sequencer import Sequencer, enter
 from services.vault.minutes import state_segments
 from services.vault.models import Enrolment, Manifest, Recording, Segment
+from services.vault.sealing import prefix_of
 from services.vault.stores.port import Store
+from services.vault.sweeping import Sweeper
 
 _MAX_COMBINATIONS = 64
 _MAX_HASHES = 1_000_000
@@ -58,59 +72,138 @@ _LISTED = (
     "version",
 )
 
+_Sequences = Annotated[list[Annotated[int, Field(ge=0, le=wire.MAX_SEQUENCE)]], Field(max_length=100_000)]
+
 
 class Closing(wire.Message):
-    """The payload a terminal signs; `root` is over its segments in order, those `missing` left out."""
+    """The payload a terminal signs; `root` is over its segments in order, those `missing` left out.
+
+    A supplement's has its `number` and, in place of holes, the `sequences` it speaks of."""
 
     recording: UUID
+    number: Annotated[int, Field(ge=0, le=wire.MAX_SUPPLEMENTS)] = 0
+    sequences: _Sequences | None = None
     count: Annotated[int, Field(ge=1, le=1_000_000)]
     root: wire.Sha256
-    missing: Annotated[list[Annotated[int, Field(ge=0, le=wire.MAX_SEQUENCE)]], Field(max_length=100_000)]
+    missing: _Sequences
     started_at: wire.Moment
     ended_at: wire.Moment
     interrupted: bool
 
+    def expected(self) -> list[int]:
+        """The sequences that this closing speaks of, in order. Raises BadClosing."""
+        if self.number == 0:
+            missing = set(self.missing)
+            expected = [n for n in range(self.count + len(missing)) if n not in missing]
+            good = self.sequences is None and self.missing == sorted(missing)
+        else:
+            expected = self.sequences or []
+            good = not self.missing and expected == sorted(set(expected))
+        if not good or len(expected) != self.count:
+            raise errors.BadClosing
+        return expected
+
 
 class Closer:
-    def __init__(self, engine: AsyncEngine, store: Store, keys: Keys, sequencer: Sequencer, *, retention: timedelta):
+    """`idle`: how long a source that can sign must have been silent before the server closes in its stead."""
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        store: Store,
+        keys: Keys,
+        sequencer: Sequencer,
+        sweeper: Sweeper,
+        *,
+        retention: timedelta,
+        idle: timedelta,
+    ):
         self._engine, self._store, self._keys, self._sequencer = engine, store, keys, sequencer
-        self._retention = retention
+        self._sweeper, self._retention, self._idle = sweeper, retention, idle
 
     async def close(self, recording: UUID, request: wire.CloseRecording) -> wire.ClosedRecording:
+        """Raises BadClosing, SegmentsOutstanding, ClosingDiffers, ClosedByServer: nothing was changed."""
         # 1. The signature.
-        async with self._engine.connect() as db:
-            query = select(col(Recording.key_id), col(Recording.source), col(Enrolment.public_key))
-            query = query.join(Enrolment, col(Enrolment.key_id) == col(Recording.key_id)).where(
-                col(Recording.id) == recording
-            )
-            source = (await db.execute(query)).one_or_none()
-        if source is None:
-            raise errors.NoSuchRecording
-        closing = _checked(request.closing, recording, source.key_id, source.public_key)
-        # 2 and 3. One transaction.
+        source = await self._source(recording)
+        closing = _checked(request.closing, recording, source)
+        expected = closing.expected()
+        # 2. What lies in the store.
+        if source.state == "open":
+            await self._sweeper.account_for(recording)
+        # 3 and 4. One transaction.
         async with self._engine.begin() as db:
-            lock = select(col(Recording.state)).where(col(Recording.id) == recording).with_for_update()
-            if await db.scalar(lock) == "open":
-                sealed = await _sealed(db, recording)
+            state, number = await _lock(db, recording)
+            if state == "open" and number == closing.number:
+                sealed = await _sealed(db, recording, number)
                 # In a thread: a day's recording is tens of thousands of hashes, and others are waiting.
-                chosen, beside = await asyncio.to_thread(_settle, closing, sealed)
-                await self._close(db, recording, source, closing, request.closing, chosen, beside)
-        # 4. The manifest beside the media.
+                chosen, beside = await asyncio.to_thread(_settle, closing, expected, sealed)
+                told = {
+                    "closed_by": "terminal",
+                    "closing": request.closing.model_dump(),
+                    "root": closing.root,
+                    "missing": closing.missing,
+                    "started_at": wire.rfc3339(closing.started_at),
+                    "ended_at": wire.rfc3339(closing.ended_at),
+                }
+                await self._close(db, recording, number, source, told, chosen, beside)
+            elif state == "closed" and closing.number == number + 1:
+                # Nothing was sealed since, so no supplement is open.
+                raise errors.SegmentsOutstanding(outstanding=_outstanding(expected))
+            elif closing.number > number:
+                raise errors.BadClosing
+        # 5. The manifest beside the media.
         self._sequencer.poke()
         await self.seal_manifests(recording)
-        return await self.closed(recording, request.closing)
+        return await self.closed(recording, closing.number, request.closing)
 
-    async def closed(self, recording: UUID, closing: wire.Envelope | None = None) -> wire.ClosedRecording:
-        """The answer for a closed recording; ClosingDiffers where `closing` is not what closed it."""
+    async def close_by_server(self, recording: UUID, reason: wire.ServerReason) -> wire.ClosedRecording:
+        """Close what is open of a recording without its source's signature; where nothing is open, the newest
+        manifest again. Raises NothingSealed, and SourceNotIdle where the source can sign and is not silent."""
+        source = await self._source(recording)
+        if source.state == "open":
+            if source.public_key is not None and datetime.now(UTC) - source.active_at < self._idle:
+                raise errors.SourceNotIdle
+            await self._sweeper.account_for(recording)
+        async with self._engine.begin() as db:
+            state, number = await _lock(db, recording)
+            if state == "open":
+                sealed = await _sealed(db, recording, number)
+                if not sealed:
+                    raise errors.NothingSealed
+                told, chosen, beside = await asyncio.to_thread(_settle_alone, reason, number, sealed)
+                await self._close(db, recording, number, source, told, chosen, beside)
+        self._sequencer.poke()
+        await self.seal_manifests(recording)
+        return await self.closed(recording, number)
+
+    async def close_idle_supplements(self) -> int:
+        """Close the supplements that nobody has added to for the stated time; returns how many there were."""
+        silent = select(col(Recording.id)).where(col(Recording.state) == "open", col(Recording.number) > 0)
+        silent = silent.where(col(Recording.active_at) < datetime.now(UTC) - self._idle).limit(100)
         async with self._engine.connect() as db:
-            query = select(Manifest).where(col(Manifest.recording_id) == recording, col(Manifest.number) == 0)
-            row = (await db.execute(query)).one_or_none()
+            recordings = (await db.scalars(silent)).all()
+        for recording in recordings:
+            await self.close_by_server(recording, "idle")
+        return len(recordings)
+
+    async def closed(
+        self, recording: UUID, number: int, closing: wire.Envelope | None = None
+    ) -> wire.ClosedRecording:
+        """Manifest `number` of a recording. Raises NoSuchManifest, and where `closing` is not what closed it
+        ClosedByServer or ClosingDiffers."""
+        async with self._engine.connect() as db:
+            this = (col(Manifest.recording_id) == recording) & (col(Manifest.number) == number)
+            row = (await db.execute(select(Manifest).where(this))).one_or_none()
         if row is None:
-            raise errors.NoSuchRecording
+            raise errors.NoSuchManifest
+        if closing is not None and row.closing is None:
+            raise errors.ClosedByServer
         if closing is not None and row.closing["payload"] != closing.payload:
             raise errors.ClosingDiffers
         return wire.ClosedRecording(
             recording=recording,
+            number=number,
+            closed_by="server" if row.closing is None else "terminal",
             segments=row.segments,
             bytes=row.media_bytes,
             ended_at=row.ended_at,
@@ -136,6 +229,17 @@ class Closer:
                 await db.execute(update(Manifest).where(this).values(version=stored.version))
         return len(rows)
 
+    async def _source(self, recording: UUID) -> Any:
+        """Who may close it, and what is open. Raises NoSuchRecording."""
+        columns = (Recording.key_id, Recording.source, Recording.state, Recording.active_at, Enrolment.public_key)
+        query = select(*map(col, columns)).where(col(Recording.id) == recording)
+        query = query.outerjoin(Enrolment, col(Enrolment.key_id) == col(Recording.key_id))
+        async with self._engine.connect() as db:
+            source = (await db.execute(query)).one_or_none()
+        if source is None:
+            raise errors.NoSuchRecording
+        return source
+
     def _signed(self, payload: dict[str, Any]) -> tuple[bytes, str]:
         envelope = wire.canonical(self._keys.envelope(wire.MANIFEST_TYPE, payload).model_dump())
         return envelope, hashlib.sha256(envelope).hexdigest()
@@ -144,24 +248,18 @@ class Closer:
         self,
         db: AsyncConnection,
         recording: UUID,
+        number: int,
         source: Any,
-        closing: Closing,
-        envelope: wire.Envelope,
+        told: dict[str, Any],
         rows: list[Any],
         beside: list[Any],
     ) -> None:
         now, act = datetime.now(UTC), uuid7()
-        payload = {
+        payload = told | {
             "recording": str(recording),
-            "number": 0,
+            "number": number,
             "source": {"recorder": str(source.source), "key_id": source.key_id},
-            "closed_by": "terminal",
-            "closing": envelope.model_dump(),
-            "count": closing.count,
-            "root": closing.root,
-            "missing": closing.missing,
-            "started_at": wire.rfc3339(closing.started_at),
-            "ended_at": wire.rfc3339(closing.ended_at),
+            "count": len(rows),
             "segments": [_listed(row) for row in rows],
             "beside": [_listed_beside(row) for row in beside],
             "lock": self._store.lock,
@@ -169,20 +267,20 @@ class Closer:
         signed, sha256 = await asyncio.to_thread(self._signed, payload)
         manifest = {
             "recording_id": recording,
-            "number": 0,
+            "number": number,
             "envelope": signed,
             "sha256": sha256,
-            "closing": envelope.model_dump(),
+            "closing": told.get("closing"),
             "segments": len(rows),
             "media_bytes": sum(row.size for row in rows),
-            "ended_at": closing.ended_at,
+            "ended_at": datetime.fromisoformat(told["ended_at"]),
             "closed_at": now,
-            "key": f"recordings/{recording}/manifest-0000",
+            "key": f"{prefix_of(recording)}manifest-{number:04d}",
             "act": act,
         }
         await db.execute(insert(Manifest).values(manifest))
         await state_segments(db, [row for row in (*rows, *beside) if row.statement_act is None])
-        fields = {"recording": str(recording), "number": 0, "sha256": sha256}
+        fields = {"recording": str(recording), "number": number, "sha256": sha256}
         await enter(db, act, statement.build("manifest", act, now, fields))
         await db.execute(update(Recording).where(col(Recording.id) == recording).values(state="closed"))
 
@@ -192,44 +290,83 @@ def _listed_beside(row: Any) -> dict[str, Any]:
     return {"of_sequence": listed.pop("sequence"), **listed}
 
 
-def _checked(envelope: wire.Envelope, recording: UUID, key_id: str, public_key: bytes) -> Closing:
-    keys = {key_id: Ed25519PublicKey.from_public_bytes(public_key)}
+def _checked(envelope: wire.Envelope, recording: UUID, source: Any) -> Closing:
+    if source.public_key is None:
+        raise errors.BadClosing
+    keys = {source.key_id: Ed25519PublicKey.from_public_bytes(source.public_key)}
     try:
         payload = verify_envelope(envelope.model_dump(), keys, wire.CLOSING_TYPE)
         closing = Closing.model_validate_json(json.dumps(payload))
     except (VerificationError, ValidationError) as error:
         raise errors.BadClosing from error
-    if closing.recording != recording or closing.missing != sorted(set(closing.missing)):
+    if closing.recording != recording:
         raise errors.BadClosing
     return closing
 
 
-async def _sealed(db: AsyncConnection, recording: UUID) -> list[Any]:
+async def _lock(db: AsyncConnection, recording: UUID) -> tuple[str, int]:
+    """Alone with the recording: its state, and the number of the manifest that is being collected or was last."""
+    query = select(col(Recording.state), col(Recording.number)).where(col(Recording.id) == recording)
+    row = (await db.execute(query.with_for_update())).one()
+    return row.state, row.number
+
+
+async def _sealed(db: AsyncConnection, recording: UUID, number: int) -> list[Any]:
     columns = [getattr(Segment, name) for name in (*_LISTED, "recording_id", "statement_act")]
     query = select(*columns).where(col(Segment.recording_id) == recording, col(Segment.state) == "sealed")
+    query = query.where(col(Segment.number) == number)
     query = query.order_by(col(Segment.sequence), col(Segment.sealed_at)).with_for_update()
     return list(await db.execute(query))
 
 
-def _settle(closing: Closing, sealed: list[Any]) -> tuple[list[Any], list[Any]]:
+def _settle(closing: Closing, expected: list[int], sealed: list[Any]) -> tuple[list[Any], list[Any]]:
     """The sealed segments that the closing speaks of, in order, and those it does not."""
+    choices = _choices(sealed)
+    if outstanding := [n for n in expected if n not in choices]:
+        raise errors.SegmentsOutstanding(outstanding=_outstanding(outstanding))
+    tries = max(1, min(_MAX_COMBINATIONS, _MAX_HASHES // len(expected)))
+    for chosen in itertools.islice(itertools.product(*(choices[n] for n in expected)), tries):
+        if _root(chosen) == closing.root:
+            return list(chosen), _others(sealed, chosen)
+    raise errors.BadClosing
+
+
+def _settle_alone(
+    reason: wire.ServerReason, number: int, sealed: list[Any]
+) -> tuple[dict[str, Any], list[Any], list[Any]]:
+    """What a manifest says that nobody but the vault stands for: of each sequence the digest sealed first."""
+    choices = _choices(sealed)
+    chosen = [rows[0] for _, rows in sorted(choices.items())]
+    ended_at = max(row.started_at + timedelta(milliseconds=row.duration_ms) for row in chosen)
+    told = {
+        "closed_by": "server",
+        "reason": reason,
+        "root": _root(chosen),
+        "missing": [] if number else [n for n in range(chosen[-1].sequence) if n not in choices],
+        "started_at": wire.rfc3339(min(row.started_at for row in chosen)),
+        "ended_at": wire.rfc3339(ended_at),
+    }
+    return told, chosen, _others(sealed, chosen)
+
+
+def _choices(sealed: list[Any]) -> dict[int, list[Any]]:
     choices: dict[int, list[Any]] = defaultdict(list)
     for row in sealed:
         choices[row.sequence].append(row)
-    missing = set(closing.missing)
-    expected = [n for n in range(closing.count + len(missing)) if n not in missing]
-    if len(expected) != closing.count:
-        raise errors.BadClosing
-    outstanding = [{"sequence": n} for n in expected if n not in choices]
-    if outstanding:
-        raise errors.SegmentsOutstanding(outstanding=outstanding[:_MAX_OUTSTANDING])
-    tries = max(1, min(_MAX_COMBINATIONS, _MAX_HASHES // len(expected)))
-    for chosen in itertools.islice(itertools.product(*(choices[n] for n in expected)), tries):
-        leaves = (segment_leaf(row.sequence, row.sha256, row.size) for row in chosen)
-        if merkle_root(leaves).hex() == closing.root:
-            named = {(row.sequence, row.sha256) for row in chosen}
-            return list(chosen), [row for row in sealed if (row.sequence, row.sha256) not in named]
-    raise errors.BadClosing
+    return choices
+
+
+def _root(rows: Sequence[Any]) -> str:
+    return merkle_root(segment_leaf(row.sequence, row.sha256, row.size) for row in rows).hex()
+
+
+def _others(sealed: list[Any], chosen: Sequence[Any]) -> list[Any]:
+    named = {(row.sequence, row.sha256) for row in chosen}
+    return [row for row in sealed if (row.sequence, row.sha256) not in named]
+
+
+def _outstanding(sequences: list[int]) -> list[dict[str, int]]:
+    return [{"sequence": n} for n in sequences[:_MAX_OUTSTANDING]]
 
 
 def _listed(row: Any) -> dict[str, Any]:

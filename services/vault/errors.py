@@ -36,6 +36,10 @@ class NoSuchSegment(VaultError):
     status, slug, title = 404, "no-such-segment", "证据库中没有这一片段。"
 
 
+class NoSuchManifest(VaultError):
+    status, slug, title = 404, "no-such-manifest", "该音像记录没有这一份清单。"
+
+
 class NoSuchStatement(VaultError):
     status, slug, title = 404, "no-such-statement", "日志中没有这一条记录。"
 
@@ -50,10 +54,6 @@ class NoSuchEnrolment(VaultError):
 
 class RecordingDiffers(VaultError):
     status, slug, title = 409, "recording-differs", "同一编号的音像记录已由其他来源登记。"
-
-
-class RecordingClosed(VaultError):
-    status, slug, title = 409, "recording-closed", "该音像记录已封存，不能再加入片段。"
 
 
 class EnrolmentDiffers(VaultError):
@@ -94,6 +94,18 @@ class SegmentsOutstanding(VaultError):
 
 class ClosingDiffers(VaultError):
     status, slug, title = 409, "closing-differs", "该音像记录已按另一份关闭声明封存。"
+
+
+class ClosedByServer(VaultError):
+    status, slug, title = 409, "closed-by-server", "该音像记录已由服务器代为封存，其后的内容请作为补充封存。"
+
+
+class SourceNotIdle(VaultError):
+    status, slug, title = 409, "source-not-idle", "该终端仍可自行签名封存，尚未到可由服务器代为封存的时限。"
+
+
+class NothingSealed(VaultError):
+    status, slug, title = 409, "nothing-sealed", "该音像记录还没有任何已封存的片段。"
 
 
 class BadClosing(VaultError):

@@ -5,6 +5,7 @@
    time, and every proof in the bundle is made for it.
 3. The media flows from the store as it lies there, sealed segment after sealed segment, one file a
    recording; each byte is hashed on its way, and a segment that is not what its receipt says ends the stream.
+   What came after the closing is a file of its own for each supplement, `<id>.<number>`.
 4. Manifests, receipts, offsets, proofs, keys, the verifier and a README follow; the bag's own lists are last.
 
 Memory is one chunk of media and one recording's lists, however large the export is.
@@ -106,6 +107,7 @@ class Exporter:
     async def _closed(self, recordings: list[UUID]) -> list[Any]:
         query: Select[*tuple[Any, ...]] = select(
             col(Manifest.recording_id),
+            col(Manifest.number),
             col(Manifest.media_bytes),
             col(Manifest.act),
             col(Recording.key_id),
@@ -113,14 +115,15 @@ class Exporter:
             col(Enrolment.act).label("enrolment_act"),
         )
         query = query.join(Recording, col(Recording.id) == col(Manifest.recording_id))
-        query = query.join(Enrolment, col(Enrolment.key_id) == col(Recording.key_id))
+        query = query.outerjoin(Enrolment, col(Enrolment.key_id) == col(Recording.key_id))
         async with self._engine.connect() as db:
             rows = await db.execute(query.where(col(Manifest.recording_id).in_(recordings)))
-            return sorted(rows, key=lambda row: row.recording_id)
+            return sorted(rows, key=lambda row: (row.recording_id, row.number))
 
     async def _stream(self, request: wire.ExportRequest, closed: list[Any], moment: datetime) -> AsyncIterator[bytes]:
         bag = _Bag(f"quancheng-{request.act}", moment)
-        acts = {request.act} | {row.act for row in closed} | {row.enrolment_act for row in closed}
+        acts = {request.act} | {row.act for row in closed}
+        acts |= {row.enrolment_act for row in closed if row.enrolment_act}
         # 2. One checkpoint for all proofs. A recording's other statements were entered before its manifest's.
         positions = {act: await self._sequencer.position(act) for act in acts}
         size, checkpoint = await self._checkpoints.covering(max(positions.values()) + 1)
@@ -143,7 +146,7 @@ class Exporter:
             yield part
 
     async def _recording(self, bag: _Bag, row: Any, acts: set[UUID]) -> AsyncIterator[bytes]:
-        this = (col(Manifest.recording_id) == row.recording_id) & (col(Manifest.number) == 0)
+        this = (col(Manifest.recording_id) == row.recording_id) & (col(Manifest.number) == row.number)
         async with self._engine.connect() as db:
             stored: bytes = (await db.scalars(select(col(Manifest.envelope)).where(this))).one()
         envelope = wire.Envelope.model_validate_json(stored)
@@ -151,14 +154,15 @@ class Exporter:
         segments = manifest["segments"]
         beside = [{**each, "sequence": each["of_sequence"]} for each in manifest["beside"]]
         # 3. The media.
-        async for chunk in self._media(bag, f"data/{row.recording_id}.mp4", segments, row.media_bytes):
+        name = f"{row.recording_id}.{row.number}" if row.number else str(row.recording_id)
+        async for chunk in self._media(bag, f"data/{name}.mp4", segments, row.media_bytes):
             yield chunk
         for each in beside:
-            path = f"data/{row.recording_id}.beside/{each['sequence']:010d}-{each['sha256']}"
+            path = f"data/{name}.beside/{each['sequence']:010d}-{each['sha256']}"
             async for chunk in self._media(bag, path, [each], each["size"]):
                 yield chunk
         # 4. What makes it verifiable.
-        folder = f"recordings/{row.recording_id}"
+        folder = f"recordings/{name}"
         yield bag.tag(f"{folder}/manifest.dsse.json", stored)
         yield bag.tag(f"{folder}/manifest.pae", verify.pae(envelope.payloadType, base64.b64decode(envelope.payload)))
         yield bag.tag(f"{folder}/manifest.sig", base64.b64decode(envelope.signatures[0].sig))
@@ -166,7 +170,7 @@ class Exporter:
         acts |= told
         yield bag.tag(f"{folder}/receipts.jsonl", receipts)
         yield bag.tag(f"{folder}/offsets.tsv", _offsets(segments))
-        if f"keys/terminal-{row.key_id}.pem" not in bag.tags:
+        if row.key_id and f"keys/terminal-{row.key_id}.pem" not in bag.tags:
             yield bag.tag(f"keys/terminal-{row.key_id}.pem", pem(row.public_key).encode())
 
     def _constant(self, bag: _Bag, checkpoint: str, moment: datetime, stamps: list[Any]) -> list[bytes]:
@@ -217,13 +221,15 @@ class Exporter:
             col(Segment.sha256),
             col(Segment.receipt),
             col(Segment.statement_act),
+            col(Segment.conflict_act),
         )
         query = select(*columns).where(col(Segment.recording_id) == recording, col(Segment.state) == "sealed")
         async with self._engine.connect() as db:
             rows = {(row.sequence, row.sha256): row for row in await db.execute(query)}
         ordered = [rows[segment["sequence"], segment["sha256"]] for segment in segments]
         lines = b"".join(wire.canonical(row.receipt) + b"\n" for row in ordered)
-        return lines, {row.statement_act for row in ordered}
+        acts = {row.statement_act for row in ordered} | {row.conflict_act for row in ordered}
+        return lines, acts - {None}
 
     def _readme(self, checkpoint: str, stamps: list[Any]) -> str:
         text = _README.read_text("utf-8")

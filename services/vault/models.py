@@ -37,17 +37,24 @@ class Enrolment(Table, table=True):
 
 
 class Recording(Table, table=True):
+    """open -> closed, and back to open with the next number where something comes after all."""
+
     __tablename__ = "recordings"
     id: UUID = Field(primary_key=True)
     source: UUID
-    key_id: str
+    key_id: str | None = None
     started_at: datetime = Field(sa_type=_Time)
     opened_at: datetime = Field(sa_type=_Time)
     state: str
+    number: int = 0
+    """Of the manifest that is being collected, or was last: what comes after the closing opens the next."""
+    active_at: datetime = Field(sa_type=_Time)
+    """When the source last asked or committed."""
 
 
 class Segment(Table, table=True):
-    """asked -> sealed, and nothing else; the primary key is what a receipt is idempotent by."""
+    """asked -> sealed; asked -> lapsed where nothing came in a day, and back by a new ask. The primary key is what
+    a receipt is idempotent by."""
 
     __tablename__ = "segments"
     recording_id: UUID = Field(primary_key=True)
@@ -62,21 +69,39 @@ class Segment(Table, table=True):
     retain_until: datetime = Field(sa_type=_Time)
     asked_at: datetime = Field(sa_type=_Time)
     state: str
+    ticket_at: datetime | None = Field(default=None, sa_type=_Time)
+    sweep_at: datetime | None = Field(default=None, sa_type=_Time)
     version: str | None = None
     sealed_at: datetime | None = Field(default=None, sa_type=_Time)
     receipt: dict[str, Any] | None = Field(default=None, sa_type=JSONB)
     statement_act: UUID | None = None
+    conflict_act: UUID | None = None
+    number: int = 0
+    """Of the manifest that lists it; it counts from the sealing on."""
+
+
+class Stray(Table, table=True):
+    """An object among a recording's that no receipt and no manifest stands for."""
+
+    __tablename__ = "strays"
+    key: str = Field(primary_key=True)
+    version: str = Field(primary_key=True)
+    recording_id: UUID
+    size: int = Field(sa_type=BigInteger)
+    why: str
+    found_at: datetime = Field(sa_type=_Time)
 
 
 class Manifest(Table, table=True):
-    """What a closed recording consists of; the envelope's bytes are sealed beside the media."""
+    """What a closed recording, or a supplement to it, consists of; the envelope's bytes are sealed beside the media.
+    Without a closing it was closed by the server."""
 
     __tablename__ = "manifests"
     recording_id: UUID = Field(primary_key=True)
     number: int = Field(primary_key=True)
     envelope: bytes = Field(sa_type=LargeBinary)
     sha256: str
-    closing: dict[str, Any] = Field(sa_type=JSONB)
+    closing: dict[str, Any] | None = Field(default=None, sa_type=JSONB(none_as_null=True))
     segments: int
     media_bytes: int = Field(sa_type=BigInteger)
     ended_at: datetime = Field(sa_type=_Time)

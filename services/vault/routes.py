@@ -27,6 +27,8 @@ API_VERBS = frozenset(
         "open",
         "exchange",
         "close",
+        "close-by-server",
+        "manifest",
         "receipt",
         "read-tickets",
         "append",
@@ -111,6 +113,22 @@ async def close(
     recording: UUID, message: wire.CloseRecording, vault: Annotated[Vault, Depends(allowed("close"))]
 ) -> wire.ClosedRecording:
     return await vault.closer.close(recording, message)
+
+
+@private.post("/recordings/{recording}/close-by-server")
+async def close_by_server(
+    recording: UUID, message: wire.CloseByServer, vault: Annotated[Vault, Depends(allowed("close-by-server"))]
+) -> wire.ClosedRecording:
+    return await vault.closer.close_by_server(recording, message.reason)
+
+
+@private.get("/recordings/{recording}/manifests/{number}")
+async def manifest(
+    recording: UUID,
+    number: Annotated[int, Path(ge=0, le=wire.MAX_SUPPLEMENTS)],
+    vault: Annotated[Vault, Depends(allowed("manifest"))],
+) -> wire.ClosedRecording:
+    return await vault.closer.closed(recording, number)
 
 
 @private.get("/recordings/{recording}/receipts/{sequence}/{sha256}")

@@ -6,31 +6,36 @@
 3. Put. The holder of the bytes, straight to the store: 200, or 412 "already there".
 4. Check. On commit the object is looked at in the store; version, size, checksum and lock are compared with
    the intent, and nothing else in the store's metadata is believed.
-5. Receipt. In one transaction the segment becomes sealed and the signed receipt is stored. The same commit
-   again answers the same receipt.
+5. Receipt. In one transaction the segment becomes sealed and the signed receipt is stored; where another digest
+   of its sequence was sealed before, that conflict enters the log in the same transaction. The same commit again
+   answers the same receipt.
 6. Free. The holder verifies the receipt and only then lets go of the bytes.
 
-A process that dies between any two leaves an intent (asked, perhaps put): asking or committing again goes on.
+A process that dies between any two leaves an intent (asked, perhaps put): asking or committing again goes on, and
+where nobody does, the sweeper commits by these same steps (`sweeping.py`).
 No transaction is open while the store is spoken to.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, func, select, tuple_, update
+from sqlalchemy import ColumnElement, Row, and_, func, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlmodel import col
+from uuid_utils.compat import uuid7
 
 from services.vault import errors
 from services.vault.contract import wire
 from services.vault.keys import Keys
+from services.vault.log import statement
+from services.vault.log.sequencer import enter
 from services.vault.models import Enrolment, Recording, Segment
 from services.vault.stores.port import Store, StoredObject
 from services.vault.watch import Watch
@@ -40,19 +45,29 @@ _LOCK_SLACK = timedelta(days=1)
 
 
 class Sealing:
-    def __init__(self, engine: AsyncEngine, store: Store, keys: Keys, watch: Watch, *, retention: timedelta):
+    """`sweep_after`: how long after a ticket somebody looks for what was put with it and not committed."""
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        store: Store,
+        keys: Keys,
+        watch: Watch,
+        *,
+        retention: timedelta,
+        sweep_after: timedelta,
+    ):
         self._engine, self._store, self._keys, self._retention = engine, store, keys, retention
-        self._watch = watch
+        self._watch, self._sweep_after = watch, sweep_after
         self._heads = asyncio.Semaphore(_HEADS_AT_ONCE)
 
     async def open(self, recording: UUID, opening: wire.OpenRecording) -> None:
         """A recording begins. The same again changes nothing; another source or key is refused."""
         values = opening.model_dump() | {"id": recording, "opened_at": datetime.now(UTC), "state": "open"}
+        values["active_at"] = values["opened_at"]
+        enrolled = select(col(Enrolment.recorder)).where(col(Enrolment.key_id) == opening.key_id)
         async with self._engine.begin() as db:
-            if (
-                await db.scalar(select(col(Enrolment.recorder)).where(col(Enrolment.key_id) == opening.key_id))
-                is None
-            ):
+            if opening.key_id is not None and await db.scalar(enrolled) is None:
                 raise errors.NoSuchEnrolment
             await db.execute(insert(Recording).values(values).on_conflict_do_nothing())
             found = (await db.execute(select(Recording).where(col(Recording.id) == recording))).one()
@@ -65,7 +80,7 @@ class Sealing:
         Raises ClockDrift where nothing else came of any of them: commits go on while tickets are stopped.
         """
         asked, committed = await asyncio.gather(
-            self._ask(recording, request.asks), self._commit(recording, request.commits)
+            self._ask(recording, request.asks), self.commit(recording, request.commits, by_source=True)
         )
         if asked and all(getattr(item, "slug", None) == errors.ClockDrift.slug for item in asked + committed):
             raise errors.ClockDrift
@@ -90,9 +105,9 @@ class Sealing:
         # 1. Ask.
         now = datetime.now(UTC)
         retain_until = (now + self._retention).replace(microsecond=0)
+        ticket = {"state": "asked", "ticket_at": now, "sweep_at": now + self._sweep_after}
         async with self._engine.begin() as db:
-            # Alone, so that what is counted beside each other here is still so when it is inserted.
-            state = await _lock(db, recording, alone=True)
+            await lock(db, recording, by_source=True)
             known = await _rows(db, recording, [(ask.sequence, ask.sha256) for ask in asks])
             beside = await _digests_per_sequence(db, recording, {ask.sequence for ask in asks})
             fresh: dict[tuple[int, str], dict[str, Any]] = {}
@@ -100,7 +115,7 @@ class Sealing:
             for ask in sorted(asks, key=lambda ask: (ask.sequence, ask.sha256)):
                 name = (ask.sequence, ask.sha256)
                 full = beside[ask.sequence] >= wire.MAX_DIGESTS_PER_SEQUENCE
-                if state != "open" or name in known or name in fresh or full:
+                if name in known or name in fresh or full:
                     continue
                 beside[ask.sequence] += 1
                 fresh[name] = ask.model_dump() | {
@@ -108,26 +123,27 @@ class Sealing:
                     "key": segment_key(recording, ask.sequence, ask.sha256),
                     "retain_until": retain_until,
                     "asked_at": now,
-                    "state": "asked",
+                    **ticket,
                 }
+            again = [name for name, row in known.items() if row.state != "sealed"]
+            if again:
+                await db.execute(update(Segment).where(_named(recording, again)).values(ticket))
             if fresh:
                 await db.execute(insert(Segment).values(list(fresh.values())).on_conflict_do_nothing())
                 known |= await _rows(db, recording, list(fresh))
         # 2. Ticket.
-        return [self._answer_ask(ask, known.get((ask.sequence, ask.sha256)), state, now) for ask in asks]
+        return [self._answer_ask(ask, known.get((ask.sequence, ask.sha256)), now) for ask in asks]
 
     def _answer_ask(
-        self, ask: wire.SegmentAsk, row: Row[Any] | None, state: str, now: datetime
+        self, ask: wire.SegmentAsk, row: Row[Any] | None, now: datetime
     ) -> wire.Ticket | wire.SealedSegment | wire.ItemProblem:
         if row is None:
-            return _problem(ask, errors.RecordingClosed if state == "closed" else errors.TooManyDigests)
+            return _problem(ask, errors.TooManyDigests)
         intent = wire.SegmentAsk.model_validate({name: getattr(row, name) for name in wire.SegmentAsk.model_fields})
         if intent != ask:
             return _problem(ask, errors.AskDiffers)
         if row.state == "sealed":
             return sealed_segment(row)
-        if state == "closed":
-            return _problem(ask, errors.RecordingClosed)
         if self._watch.drifts:
             return _problem(ask, errors.ClockDrift)
         # Asked again much later, the lock still reaches as far ahead as it should.
@@ -142,9 +158,11 @@ class Sealing:
             expires_at=ticket.expires_at,
         )
 
-    async def _commit(
-        self, recording: UUID, names: Sequence[wire.SegmentName]
+    async def commit(
+        self, recording: UUID, names: Sequence[wire.SegmentName], *, by_source: bool = False
     ) -> list[wire.SealedSegment | wire.ItemProblem]:
+        """Steps 4 and 5, whoever asks for them: the source, the sweeper, or a closing that finds what was put.
+        What is sealed after the recording was closed opens a supplement, or joins the one that is open."""
         if not names:
             return []
         async with self._engine.connect() as db:
@@ -155,13 +173,18 @@ class Sealing:
         # 5. Receipt.
         if receipts:
             async with self._engine.begin() as db:
-                state = await _lock(db, recording)
-                if state == "open":
-                    for receipt in sorted(receipts, key=lambda one: (one["sequence"], one["sha256"])):
-                        await db.execute(_becomes_sealed(recording, receipt))
+                state, last = await lock(db, recording, by_source=by_source)
+                number = last if state == "open" else last + 1
+                ordered = sorted(receipts, key=lambda one: (one["sequence"], one["sha256"]))
+                becoming = [(one, _becomes_sealed(recording, number, one)) for one in ordered]
+                sealed = [one for one, step in becoming if (await db.execute(step)).rowcount]
+                if sealed and number != last:
+                    opened = {"state": "open", "number": number, "active_at": datetime.now(UTC)}
+                    await db.execute(update(Recording).where(col(Recording.id) == recording).values(opened))
+                await _state_conflicts(db, recording, sealed)
                 rows = await _rows(db, recording, [(name.sequence, name.sha256) for name in names])
         return [
-            outcome if isinstance(outcome, wire.ItemProblem) else self._answer_commit(name, rows)
+            outcome if isinstance(outcome, wire.ItemProblem) else sealed_segment(rows[name.sequence, name.sha256])
             for name, outcome in zip(names, outcomes, strict=True)
         ]
 
@@ -187,16 +210,15 @@ class Sealing:
             "receipt": envelope.model_dump(),
         }
 
-    def _answer_commit(
-        self, name: wire.SegmentName, rows: dict[tuple[int, str], Row[Any]]
-    ) -> wire.SealedSegment | wire.ItemProblem:
-        row = rows[name.sequence, name.sha256]
-        return sealed_segment(row) if row.state == "sealed" else _problem(name, errors.RecordingClosed)
-
 
 def segment_key(recording: UUID, sequence: int, sha256: str) -> str:
     """Each digest has its own place, so that two digests of one sequence lie beside each other."""
-    return f"recordings/{recording}/{sequence:010d}-{sha256}"
+    return f"{prefix_of(recording)}{sequence:010d}-{sha256}"
+
+
+def prefix_of(recording: UUID) -> str:
+    """Where all that is sealed of a recording lies, its manifests too."""
+    return f"recordings/{recording}/"
 
 
 def receipt_payload(row: Row[Any], stored: StoredObject, sealed_at: datetime) -> dict[str, Any]:
@@ -243,14 +265,14 @@ def _fits(row: Row[Any], stored: StoredObject, lock: wire.Lock) -> bool:
     return same and locked and bool(stored.version)
 
 
-def _becomes_sealed(recording: UUID, receipt: dict[str, Any]) -> Any:
+def _becomes_sealed(recording: UUID, number: int, receipt: dict[str, Any]) -> Any:
     values = {name: receipt[name] for name in ("version", "sealed_at", "receipt")}
     return (
         update(Segment)
         .where(col(Segment.recording_id) == recording)
         .where(col(Segment.sequence) == receipt["sequence"], col(Segment.sha256) == receipt["sha256"])
-        .where(col(Segment.state) == "asked")
-        .values(state="sealed", **values)
+        .where(col(Segment.state) != "sealed")
+        .values(state="sealed", sweep_at=None, number=number, **values)
     )
 
 
@@ -258,21 +280,51 @@ def _problem(name: wire.SegmentName, error: type[errors.VaultError]) -> wire.Ite
     return wire.ItemProblem(sequence=name.sequence, sha256=name.sha256, slug=error.slug, title=error.title)
 
 
-async def _lock(db: AsyncConnection, recording: UUID, *, alone: bool = False) -> str:
-    """Shared among commits unless `alone`, exclusive against closing. Raises NoSuchRecording."""
-    query = select(col(Recording.state)).where(col(Recording.id) == recording).with_for_update(read=not alone)
-    state: str | None = await db.scalar(query)
-    if state is None:
+async def _state_conflicts(db: AsyncConnection, recording: UUID, sealed: Sequence[dict[str, Any]]) -> None:
+    """Where what was just sealed lies beside other sealed digests of its sequence, the log tells of all of them."""
+    if not sealed:
+        return
+    fresh = {(one["sequence"], one["sha256"]) for one in sealed}
+    sequences = {sequence for sequence, _ in fresh}
+    query = select(col(Segment.sequence), col(Segment.sha256)).where(col(Segment.recording_id) == recording)
+    query = query.where(col(Segment.sequence).in_(sequences), col(Segment.state) == "sealed")
+    digests: dict[int, list[str]] = defaultdict(list)
+    for row in await db.execute(query.order_by(col(Segment.sequence), col(Segment.sha256))):
+        digests[row.sequence].append(row.sha256)
+    for sequence, beside in digests.items():
+        if len(beside) > 1:
+            act, new = uuid7(), [sha256 for sha256 in beside if (sequence, sha256) in fresh]
+            fields = {"recording": str(recording), "sequence": sequence, "sha256": beside}
+            await enter(db, act, statement.build("conflict", act, datetime.now(UTC), fields))
+            these = (col(Segment.recording_id) == recording) & (col(Segment.sequence) == sequence)
+            told = update(Segment).where(these, col(Segment.sha256).in_(new))
+            await db.execute(told.values(conflict_act=act))
+
+
+async def lock(db: AsyncConnection, recording: UUID, *, by_source: bool = False) -> tuple[str, int]:
+    """Alone with the recording until the transaction ends: what is counted here is still so when it is written.
+    Its state, and the number of the manifest that is collected or was last. Raises NoSuchRecording."""
+    this, told = col(Recording.id) == recording, (col(Recording.state), col(Recording.number))
+    row = (
+        await db.execute(update(Recording).where(this).values(active_at=datetime.now(UTC)).returning(*told))
+        if by_source
+        else await db.execute(select(*told).where(this).with_for_update(key_share=True))
+    ).one_or_none()
+    if row is None:
         raise errors.NoSuchRecording
-    return state
+    return row.state, row.number
 
 
 async def _rows(
     db: AsyncConnection, recording: UUID, names: Sequence[tuple[int, str]]
 ) -> dict[tuple[int, str], Row[Any]]:
-    key = tuple_(col(Segment.sequence), col(Segment.sha256))
-    query = select(Segment).where(col(Segment.recording_id) == recording, key.in_(names))
+    query = select(Segment).where(_named(recording, names))
     return {(row.sequence, row.sha256): row for row in await db.execute(query)}
+
+
+def _named(recording: UUID, names: Sequence[tuple[int, str]]) -> ColumnElement[bool]:
+    key = tuple_(col(Segment.sequence), col(Segment.sha256))
+    return and_(col(Segment.recording_id) == recording, key.in_(names))
 
 
 async def _digests_per_sequence(db: AsyncConnection, recording: UUID, sequences: set[int]) -> Counter[int]:

@@ -2,8 +2,9 @@
 
 Start: read the keys, bring the log's head into being, check the store, refuse a history that is older than
 what was published. Then loops go on until it stops: sequencing, publishing, time-stamping, what sweeps up behind
-a crash (minute statements, manifests not yet in the store), and two that look whether all is still as it should
-be: the store as a whole, and its objects by samples.
+a crash or an absent source (minute statements, manifests not yet in the store, idle supplements; segments put and
+never committed), and two that look whether all is still as it should be: the store as a whole, and its objects by
+samples.
 """
 
 from __future__ import annotations
@@ -41,12 +42,13 @@ from services.vault.sealing import Sealing
 from services.vault.settings import Settings
 from services.vault.stores import conformance, open_store
 from services.vault.stores.port import Store
+from services.vault.sweeping import Sweeper
 from services.vault.timestamps import Authority, Timestamper, load_authorities
 from services.vault.watch import Watch
 
 _log = logging.getLogger("quancheng.vault")
 _ENROLMENTS = UUID("8f9d2b1c-5a3e-5c1f-9a70-5d6a3c0b7e11")
-_SEQUENCE_SECONDS, _SWEEP_SECONDS, _STAMP_SECONDS, _WATCH_SECONDS = 1.0, 5.0, 2.0, 60.0
+_SEQUENCE_SECONDS, _TIDY_SECONDS, _STAMP_SECONDS, _WATCH_SECONDS = 1.0, 5.0, 2.0, 60.0
 _EMPTY_ROOT = bytes.fromhex("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
 
 
@@ -64,11 +66,15 @@ class Vault:
         self.alarms = Alarms(engine)
         self.watch = Watch(store, self.alarms)
         self.sampler = Sampler(engine, store, self.alarms)
-        self.sealing = Sealing(engine, store, own, self.watch, retention=retention)
-        self.closer = Closer(engine, store, own, self.sequencer, retention=retention)
+        sweep_after = timedelta(seconds=settings.sweep_after_seconds)
+        self.sealing = Sealing(engine, store, own, self.watch, retention=retention, sweep_after=sweep_after)
+        self.sweeper = Sweeper(engine, store, self.sealing, whole=timedelta(seconds=settings.sweep_for_seconds))
+        idle = timedelta(seconds=settings.idle_seconds)
+        self.closer = Closer(engine, store, own, self.sequencer, self.sweeper, retention=retention, idle=idle)
         self.timestamper = Timestamper(engine, store, authorities, retention=retention)
         self.exporter = Exporter(engine, store, own, self.sequencer, self.checkpoints, self.timestamper)
         self._sample_seconds = 60 / settings.sample_per_minute
+        self._sweep_seconds = settings.sweep_every_seconds
         self._loops: list[asyncio.Task[None]] = []
 
     @classmethod
@@ -88,6 +94,7 @@ class Vault:
         vault._loops = [
             asyncio.create_task(vault._repeat(vault._sequence, "sequence")),
             asyncio.create_task(vault._repeat(vault._publish, "publish")),
+            asyncio.create_task(vault._repeat(vault._tidy, "tidy")),
             asyncio.create_task(vault._repeat(vault._sweep, "sweep")),
             asyncio.create_task(vault._repeat(vault._stamp, "stamp")),
             asyncio.create_task(vault._repeat(vault._look, "watch")),
@@ -179,10 +186,15 @@ class Vault:
         await self.timestamper.run()
 
     async def _sweep(self) -> None:
-        await asyncio.sleep(_SWEEP_SECONDS)
+        if not await self.sweeper.sweep():
+            await asyncio.sleep(self._sweep_seconds)
+
+    async def _tidy(self) -> None:
+        await asyncio.sleep(_TIDY_SECONDS)
         if await minutes.state_minutes(self.engine):
             self.sequencer.poke()
         await self.closer.seal_manifests()
+        await self.closer.close_idle_supplements()
 
     async def _look(self) -> None:
         await asyncio.sleep(_WATCH_SECONDS)

@@ -64,6 +64,15 @@ class Settings(BaseSettings):
     retention_days: Annotated[int, Field(ge=1, le=366)] = 180
     """How far ahead an object is locked when it is put (DESIGN rule 5: at most twelve months)."""
 
+    sweep_after_seconds: Annotated[float, Field(gt=0)] = 15 * 60
+    """How long after its last ticket a segment that nobody committed is first looked for in the store. Looked for
+    again at twice that time, and so on."""
+    sweep_for_seconds: Annotated[float, Field(gt=0)] = 24 * 3600
+    """After this, the last look is done and the intent lapses, until it is asked for again."""
+    idle_seconds: Annotated[float, Field(gt=0)] = 24 * 3600
+    """How long a source that can sign must be silent before the server closes in its stead."""
+    sweep_every_seconds: Annotated[float, Field(gt=0, le=600)] = 5
+
     local_root: Path | None = None
     local_public_url: str | None = None
     """Where holders of tickets reach the local folder: this vault's own address."""

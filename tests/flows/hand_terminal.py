@@ -92,9 +92,12 @@ class HandRecording:
     def seal(self, sequence: int, data: bytes) -> wire.SegmentAsk:
         """All six steps."""
         ask = self.segment(sequence, data)
+        self.seal_as(ask, data)
+        return ask
+
+    def seal_as(self, ask: wire.SegmentAsk, data: bytes) -> None:
         assert put(self.ask(ask).tickets[0], data) == 200
         self.receipt(self.commit(ask), ask)
-        return ask
 
     def receipt(self, result: wire.ExchangeResult, ask: wire.SegmentAsk) -> dict[str, Any]:
         """The one receipt of a result, verified against the pinned key."""
@@ -111,9 +114,14 @@ class HandRecording:
         return envelope
 
     def closing(
-        self, segments: Iterable[wire.SegmentAsk], *, by: Ed25519PrivateKey | None = None, missing: Sequence[int] = ()
+        self,
+        segments: Iterable[wire.SegmentAsk],
+        *,
+        by: Ed25519PrivateKey | None = None,
+        missing: Sequence[int] = (),
+        number: int = 0,
     ) -> dict[str, Any]:
-        """A signed closing over these segments, as its JSON."""
+        """A signed closing over these segments, as its JSON; of a supplement where it has a number."""
         listed = sorted(segments, key=lambda ask: ask.sequence)
         leaves = (verify.segment_leaf(ask.sequence, ask.sha256, ask.size) for ask in listed)
         payload = {
@@ -125,6 +133,8 @@ class HandRecording:
             "ended_at": wire.rfc3339(datetime.now(UTC)),
             "interrupted": False,
         }
+        if number:
+            payload |= {"number": number, "sequences": [ask.sequence for ask in listed]}
         data, key = wire.canonical(payload), by or self._terminal.key
         signature = key.sign(verify.pae(wire.CLOSING_TYPE, data))
         return {
@@ -137,6 +147,9 @@ class HandRecording:
 
     def close(self, closing: dict[str, Any]) -> httpx.Response:
         return self._terminal.http.post(f"/v1/recordings/{self.id}/close", json={"closing": closing}, timeout=60)
+
+    def manifest(self, number: int) -> httpx.Response:
+        return self._terminal.http.get(f"/v1/recordings/{self.id}/manifests/{number}")
 
     @staticmethod
     def _result(answer: httpx.Response) -> wire.ExchangeResult:

@@ -62,6 +62,10 @@ class Maker:
     missing: tuple[int, ...] = ()
     beside: tuple[int, ...] = ()
     """Sizes of segments that were sealed under sequence 1 and that the closing does not speak of."""
+    supplements: tuple[tuple[int, ...], ...] = ()
+    """Sizes of the segments of each supplement; they go on where the recording ended."""
+    by_server: str = ""
+    """Why the server closed the recording; by the terminal if it says nothing."""
     others: int = 300
     """Entries of others that come before ours in the log."""
 
@@ -74,6 +78,10 @@ class Maker:
         ids = [ID[:-12] + f"{number:012d}" for number in range(self.recordings)]
         for id_ in ids:
             self._recording(root, id_)
+            after = len(self.sizes) + len(self.missing)
+            for number, sizes in enumerate(self.supplements, 1):
+                self._recording(root, id_, number, dict(enumerate(sizes, after)))
+                after += len(sizes)
         self._state("export", {"recordings": ids, "person": str(uuid.UUID(int=7)), "purpose": "case-handling"})
         vkey = note.vkey(ORIGIN, verify.raw_key(self.log.public_key()))
         write(root, "keys/log.vkey", vkey + "\n")
@@ -106,10 +114,11 @@ class Maker:
         fields = {"recorder": self.recorder, "key_id": verify.key_id(raw), "public_key": b64(raw)}
         self._state("enrolment", fields)
 
-    def _recording(self, root: Path, id_: str) -> None:
+    def _recording(self, root: Path, id_: str, number: int = 0, late: dict[int, int] | None = None) -> None:
         media, segments, receipts, offsets = b"", [], [], ["sequence\toffset\tsize\tsha256"]
         sequences = [n for n in range(len(self.sizes) + len(self.missing)) if n not in self.missing]
-        for sequence, size in zip(sequences, self.sizes, strict=True):
+        sizes = dict(zip(sequences, self.sizes, strict=True)) if late is None else late
+        for sequence, size in sizes.items():
             body = self.dice.randbytes(size)
             digest = hashlib.sha256(body).hexdigest()
             common = {
@@ -129,29 +138,33 @@ class Maker:
             segments.append({**common, **stored, "asked_at": TIME})
             offsets.append(f"{sequence}\t{len(media)}\t{size}\t{digest}")
             media += body
-        beside = [self._beside(root, id_, size, receipts) for size in self.beside]
+        beside = [self._beside(root, id_, size, receipts) for size in self.beside if not number]
         leaves = [f"{s['sequence']} {s['sha256']} {s['size']}\n".encode() for s in segments]
         told = {
             "recording": id_,
             "count": len(segments),
             "root": verify.merkle_root(leaves).hex(),
-            "missing": list(self.missing),
+            "missing": [] if number else list(self.missing),
             "started_at": TIME,
             "ended_at": TIME,
         }
+        signed = {**told, "interrupted": False} | ({"number": number, "sequences": list(sizes)} if number else {})
+        by_server = bool(self.by_server) and not number
         manifest = {
             **told,
-            "number": 0,
+            "number": number,
             "source": {"recorder": self.recorder, "key_id": key_id(self.terminal)},
-            "closed_by": "terminal",
-            "closing": self.envelope("closing", {**told, "interrupted": False}, self.terminal),
+            "closed_by": "server" if by_server else "terminal",
+            **({"reason": self.by_server} if by_server else {}),
+            **({} if by_server else {"closing": self.envelope("closing", signed, self.terminal)}),
             "segments": segments,
             "beside": beside,
             "lock": "compliance",
         }
         envelope = self.envelope("manifest", manifest, self.vault)
-        folder = f"recordings/{id_}"
-        write(root, f"data/{id_}.mp4", media)
+        name = f"{id_}.{number}" if number else id_
+        folder = f"recordings/{name}"
+        write(root, f"data/{name}.mp4", media)
         write(root, f"{folder}/manifest.dsse.json", canonical(envelope))
         write(root, f"{folder}/manifest.pae", verify.pae(envelope["payloadType"], unb64(envelope["payload"])))
         write(root, f"{folder}/manifest.sig", unb64(envelope["signatures"][0]["sig"]))
@@ -161,8 +174,11 @@ class Maker:
         names += [{"sequence": 1, "sha256": one["sha256"]} for one in beside]
         self._state("segments", {"recording": id_, "segments": names[:2]})
         self._state("segments", {"recording": id_, "segments": names[2:]})
+        if beside:
+            digests = [name["sha256"] for name in names if name["sequence"] == 1]
+            self._state("conflict", {"recording": id_, "sequence": 1, "sha256": digests})
         digest = hashlib.sha256(canonical(envelope)).hexdigest()
-        self._state("manifest", {"recording": id_, "number": 0, "sha256": digest})
+        self._state("manifest", {"recording": id_, "number": number, "sha256": digest})
 
     def _beside(self, root: Path, id_: str, size: int, receipts: list[Json]) -> Json:
         body = self.dice.randbytes(size)

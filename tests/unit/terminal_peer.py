@@ -48,7 +48,8 @@ class Peer:
         self.opened: dict[str, str] = {}
         self.sealed: dict[tuple[str, int], dict[str, Any]] = {}
         self.closings: dict[str, list[dict[str, Any]]] = {}
-        self.manifests: dict[str, dict[str, Any]] = {}
+        self.manifests: dict[str, list[dict[str, Any]]] = {}
+        """By recording, the answers to its closings: the first one's, then the supplements'."""
         self.requests: list[str] = []
         self.url = ""
 
@@ -132,6 +133,9 @@ class Peer:
         else:
             verify_request(method, self.url + path, headers, body, self.terminals.get, CHANNEL_TERMINAL)
         _, _, _, recording, *verb = path.split("/")
+        if verb and verb[0] == "manifests":
+            kept = self.manifests.get(recording, [])
+            return reply(200, **kept[int(verb[1])]) if int(verb[1]) < len(kept) else problem(404, "no-such-manifest")
         message = json.loads(body)
         if not verb:
             self.opened[recording] = message["started_at"]
@@ -143,8 +147,6 @@ class Peer:
         return self._close(recording, wire.CloseRecording.model_validate(message).closing)
 
     def _exchange(self, recording: str, request: wire.ExchangeRequest) -> Answer:
-        if recording in self.manifests and (request.asks or request.commits):
-            return problem(409, "recording-closed")
         tickets, sealed, problems = [], [], []
         for ask in request.asks:
             at = recording, ask.sequence
@@ -182,27 +184,48 @@ class Peer:
         self.objects[key] = body
         return 200, {}, b""
 
+    def close_by_server(self, recording: str) -> None:
+        """In the terminal's absence, over what is sealed and in no manifest yet."""
+        self._settle(recording, {"closed_by": "server", "reason": "lost"}, self._unlisted(recording))
+
     def _close(self, recording: str, closing: wire.Envelope) -> Answer:
         told = verify.verify_envelope(closing.model_dump(), self.terminals, wire.CLOSING_TYPE)
         self.closings.setdefault(recording, []).append(closing.model_dump())
-        segments = [sealed for (owner, _), sealed in sorted(self.sealed.items()) if owner == recording]
+        kept = self.manifests.setdefault(recording, [])
+        number = told.get("number", 0)
+        if number < len(kept):
+            by_server = kept[number]["closed_by"] == "server"
+            return problem(409, "closed-by-server") if by_server else reply(200, **kept[number])
+        segments = self._unlisted(recording)
         if root_of((s["sequence"], s["sha256"], s["size"]) for s in segments) != told["root"]:
             return problem(409, "segments-outstanding", outstanding=[])
-        manifest = {**told, "closing": closing.model_dump(), "segments": segments, "number": 0}
-        envelope = self.manifests.setdefault(recording, sign(self.key, wire.MANIFEST_TYPE, manifest))
+        return reply(200, **self._settle(recording, {**told, "closing": closing.model_dump()}, segments))
+
+    def _unlisted(self, recording: str) -> list[dict[str, Any]]:
+        kept = [wire.Envelope.model_validate(one["manifest"]).decoded() for one in self.manifests.get(recording, [])]
+        listed = [each["sequence"] for manifest in kept for each in manifest["segments"]]
+        own = sorted((n, sealed) for (owner, n), sealed in self.sealed.items() if owner == recording)
+        return [sealed for n, sealed in own if n not in listed]
+
+    def _settle(self, recording: str, told: dict[str, Any], segments: list[dict[str, Any]]) -> dict[str, Any]:
+        kept = self.manifests.setdefault(recording, [])
+        manifest = {"recording": recording, **told, "segments": segments, "beside": [], "number": len(kept)}
         now = wire.rfc3339(datetime.now(UTC))
-        return reply(
-            200,
-            recording=recording,
-            segments=len(segments),
-            bytes=sum(s["size"] for s in segments),
-            ended_at=told["ended_at"],
-            closed_at=now,
-            lock="none",
-            manifest=envelope,
-            manifest_sha256="0" * 64,
-            log_act=recording,
-        )
+        answer = {
+            "recording": recording,
+            "number": len(kept),
+            "closed_by": "terminal" if "closing" in told else "server",
+            "segments": len(segments),
+            "bytes": sum(s["size"] for s in segments),
+            "ended_at": told.get("ended_at", now),
+            "closed_at": now,
+            "lock": "none",
+            "manifest": sign(self.key, wire.MANIFEST_TYPE, manifest),
+            "manifest_sha256": "0" * 64,
+            "log_act": recording,
+        }
+        kept.append(answer)
+        return answer
 
 
 def sign(key: Ed25519PrivateKey, kind: str, payload: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from services.terminal.enrol import EnrolmentFailed, enrol
 from services.terminal.home import AlreadyEnrolled, Home
 from services.terminal.progress import Progress
 from services.terminal.spool import RecordingSpool, Spool
-from services.terminal.uplink import Pinned, RecordingStuck, Uplink
+from services.terminal.uplink import Pinned, Uplink
 from services.vault.contract import verify, wire
 from services.vault.contract.channel import raw_public
 from tests.unit.terminal_peer import Answer, Peer, problem, reply, sign
@@ -104,7 +104,7 @@ class Terminal:
         done = self.path / "done" / recording
         assert len(list(done.glob("*.receipt.json"))) == segments
         assert not list(done.glob("*.seg"))
-        assert recording in self.peer.manifests
+        assert self.peer.manifests[recording]
 
 
 async def test_everything_recorded_is_receipted_and_closed(peer: Peer, tmp_path: Path) -> None:
@@ -238,13 +238,75 @@ async def test_a_manifest_that_says_something_else_is_not_believed(peer: Peer, t
     terminal.assert_closed(5)
 
 
-async def test_a_recording_closed_over_our_head_keeps_its_segments(peer: Peer, tmp_path: Path) -> None:
+async def test_what_the_server_closed_without_us_is_finished_by_a_supplement(peer: Peer, tmp_path: Path) -> None:
     terminal = Terminal(peer, tmp_path, segments=2)
-    peer.opened[str(terminal.recording.id)] = ""
-    peer.manifests[str(terminal.recording.id)] = {}
-    with pytest.raises(RecordingStuck):
-        await terminal.run()
-    assert list(terminal.again().pending) == [0, 1]
+    recording = str(terminal.recording.id)
+
+    async def go_on_when_closed(uplink: Uplink) -> None:
+        await terminal.events.sealed(2)
+        peer.close_by_server(recording)
+        terminal.append()
+        uplink.wake()
+
+    await terminal.run(go_on_when_closed)
+    terminal.assert_closed(3)
+    closings = [wire.Envelope.model_validate(one).decoded() for one in peer.closings[recording]]
+    assert [(one.get("number"), one.get("sequences")) for one in closings] == [(None, None), (1, [2])]
+    assert terminal.events.named("closed")[0]["closed_by"] == "terminal"
+
+
+async def test_what_the_server_closed_in_full_needs_no_supplement(peer: Peer, tmp_path: Path) -> None:
+    terminal = Terminal(peer, tmp_path, segments=2)
+
+    async def closed_meanwhile(uplink: Uplink) -> None:
+        await terminal.events.sealed(2)
+        peer.close_by_server(str(terminal.recording.id))
+
+    await terminal.run(closed_meanwhile)
+    terminal.assert_closed(2)
+    assert len(peer.manifests[str(terminal.recording.id)]) == 1
+    assert terminal.events.named("closed")[0]["closed_by"] == "server"
+
+
+async def test_a_supplement_that_the_server_closed_first_is_looked_at_again(peer: Peer, tmp_path: Path) -> None:
+    terminal = Terminal(peer, tmp_path, segments=2)
+    recording = str(terminal.recording.id)
+
+    def overtaken(answer: Answer) -> Answer:
+        """Between the terminal's question and its closing, the server closes the idle supplement."""
+        if answer[0] == 404:
+            peer.close_by_server(recording)
+        return answer
+
+    async def go_on_when_closed(uplink: Uplink) -> None:
+        await terminal.events.sealed(2)
+        peer.close_by_server(recording)
+        terminal.append()
+        uplink.wake()
+        peer.faults.append(("manifests/1", overtaken))
+
+    await terminal.run(go_on_when_closed)
+    terminal.assert_closed(3)
+    assert [one["closed_by"] for one in peer.manifests[recording]] == ["server", "server"]
+
+
+async def test_a_manifest_of_the_server_by_a_strangers_key_is_not_believed(peer: Peer, tmp_path: Path) -> None:
+    terminal = Terminal(peer, tmp_path, segments=2)
+
+    def forged(answer: Answer) -> Answer:
+        body = json.loads(answer[2])
+        payload = wire.Envelope.model_validate(body["manifest"]).decoded()
+        body["manifest"] = sign(Ed25519PrivateKey.generate(), wire.MANIFEST_TYPE, payload)
+        return reply(200, **body)
+
+    async def closed_meanwhile(uplink: Uplink) -> None:
+        await terminal.events.sealed(2)
+        peer.close_by_server(str(terminal.recording.id))
+        peer.faults.append(("manifests/0", forged))
+
+    await terminal.run(closed_meanwhile)
+    terminal.assert_closed(2)
+    assert "未通过验证" in terminal.events.named("error")[0]["reason"]
 
 
 async def test_enrolment_is_repeatable_until_answered_and_then_final(peer: Peer, tmp_path: Path) -> None:

@@ -101,6 +101,14 @@ def test_an_undeclared_gap_is_incomplete(tmp_path: Path) -> None:
     refused(verify.verify_bundle(lying.make(tmp_path / "gap"), lying.trusted), 2, MANIFEST)
 
 
+@pytest.mark.parametrize(
+    "lie", [setting("sequence", 2), setting("recording", "another"), lambda payload: payload["sha256"].pop()]
+)
+def test_a_conflict_that_the_log_does_not_tell_of_is_incomplete(tmp_path: Path, lie: Callable[[Json], None]) -> None:
+    lying = Maker(beside=(700,), alter=altering("conflict", lie))
+    refused(verify.verify_bundle(lying.make(tmp_path / "hushed"), lying.trusted), 2, MANIFEST)
+
+
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 5) | st.floats(allow_nan=False) | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),

@@ -30,6 +30,10 @@ class Recording(Table, table=True):
     lock: str | None = None
     manifest_sha256: str | None = None
     manifest_act: UUID | None = None
+    closed_by: str | None = None
+    supplements: int = 0
+    tried_at: datetime | None = Field(default=None, sa_type=Time)
+    """When the server last tried in vain to close it in its terminal's stead."""
     watched_until: datetime | None = Field(default=None, sa_type=Time)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections import Counter
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Row, Select, false, func, select, tuple_
@@ -71,7 +72,10 @@ async def recording(db: AsyncSession, who: Principal, recording_id: UUID) -> Rec
     viewings = await db.scalar(select(func.count()).where(col(Viewing.recording_id) == recording_id))
     kept: Recording = found.Recording
     lock: Lock | None = "compliance" if kept.lock == "compliance" else "none" if kept.lock else None
-    return RecordingDetail(_row(found), kept.manifest_sha256, None, lock, viewings or 0)
+    by: Literal["terminal", "server"] | None = None
+    if kept.closed_by:
+        by = "server" if kept.closed_by == "server" else "terminal"
+    return RecordingDetail(_row(found), kept.manifest_sha256, None, lock, viewings or 0, by, kept.supplements)
 
 
 async def manifest_act(db: AsyncSession, who: Principal, recording_id: UUID) -> UUID | None:
@@ -94,8 +98,12 @@ async def segments(
     found = list(await db.scalars(query))
     last = found[limit - 1].sequence if len(found) >= limit else None
     shown = found if last is None else [row for row in found if row.sequence <= last]
-    names = SegmentRow.__dataclass_fields__
-    rows = [SegmentRow(**{name: getattr(row, name) for name in names}) for row in shown]
+    digests = Counter(row.sequence for row in shown)
+    names = SegmentRow.__dataclass_fields__.keys() - {"conflicting"}
+    rows = [
+        SegmentRow(**{name: getattr(row, name) for name in names}, conflicting=digests[row.sequence] > 1)
+        for row in shown
+    ]
     return SegmentPage(rows, last if len(shown) < len(found) else None)
 
 

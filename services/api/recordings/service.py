@@ -1,11 +1,13 @@
-"""Verbs on recordings: the terminal opens, exchanges and closes; people register a viewing or an export."""
+"""Verbs on recordings: the terminal opens and exchanges; people register a viewing or an export."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select, tuple_, update
+from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
@@ -71,35 +73,13 @@ async def exchange(
 ) -> wire.ExchangeResult:
     """Pass asks and commits on to the vault and index what it sealed. A crash in between loses nothing: the
     terminal commits again and gets the same receipts, which are then indexed."""
-    watched_until = await _own(sessions, terminal, recording)
+    watched_until = await require_own(sessions, terminal, recording)
     result = await vault.exchange(recording, request)
     if result.sealed:
         async with sessions.begin() as db:
-            await _index(db, recording, result.sealed)
+            await index(db, recording, [_columns(segment) for segment in result.sealed])
     watched = watched_until is not None and watched_until > datetime.now(UTC)
     return result.model_copy(update={"segment_seconds": 1 if watched else segment_seconds})
-
-
-async def close_recording(
-    sessions: Sessions, vault: VaultClient, terminal: Terminal, recording: UUID, request: wire.CloseRecording
-) -> wire.ClosedRecording:
-    await _own(sessions, terminal, recording)
-    closed = await vault.close(recording, request)
-    values = {
-        "state": "closed",
-        "ended_at": closed.ended_at,
-        "lock": closed.lock,
-        "manifest_sha256": closed.manifest_sha256,
-        "manifest_act": closed.log_act,
-    }
-    beside = [(each["of_sequence"], each["sha256"]) for each in closed.manifest.decoded()["beside"]]
-    async with sessions.begin() as db:
-        for start in range(0, len(beside), 1000):
-            some = tuple_(col(Segment.sequence), col(Segment.sha256)).in_(beside[start : start + 1000])
-            await db.execute(update(Segment).where(col(Segment.recording_id) == recording, some).values(beside=True))
-        still_open = update(Recording).where(col(Recording.id) == recording, col(Recording.state) == "open")
-        await db.execute(still_open.values(values))
-    return closed
 
 
 async def register_viewing(
@@ -204,7 +184,7 @@ async def _visible(db: AsyncSession, who: Principal, recording: UUID) -> Recordi
     return kept
 
 
-async def _own(sessions: Sessions, terminal: Terminal, recording: UUID) -> datetime | None:
+async def require_own(sessions: Sessions, terminal: Terminal, recording: UUID) -> datetime | None:
     """Until when the recording is watched. Raises NoSuchRecording unless it is this terminal's."""
     query = select(col(Recording.watched_until)).where(col(Recording.id) == recording)
     async with sessions() as db:
@@ -218,16 +198,11 @@ async def _last_sequence(db: AsyncSession, recording: UUID) -> int:
     return await db.scalar(select(func.max(col(Segment.sequence))).where(col(Segment.recording_id) == recording)) or 0
 
 
-async def _index(db: AsyncSession, recording: UUID, sealed: list[wire.SealedSegment]) -> None:
-    values = [
-        {
-            "recording_id": recording,
-            "key_id": segment.receipt.signatures[0].keyid,
-            **segment.model_dump(exclude={"receipt"}),
-        }
-        # In one order everywhere, so that two exchanges over the same segments cannot block each other.
-        for _, segment in sorted({(s.sequence, s.sha256): s for s in sealed}.items())
-    ]
+async def index(db: AsyncSession, recording: UUID, sealed: Sequence[dict[str, Any]]) -> None:
+    """Take up sealed segments (columns of `Segment`) that are not there yet, and count them."""
+    # In one order everywhere, so that two exchanges over the same segments cannot block each other.
+    ordered = sorted({(one["sequence"], one["sha256"]): one for one in sealed}.items())
+    values = [{"recording_id": recording, **one} for _, one in ordered]
     fresh = insert(Segment).values(values).on_conflict_do_nothing().returning(Segment)
     added = (await db.scalars(fresh)).all()
     if not added:
@@ -242,3 +217,7 @@ async def _index(db: AsyncSession, recording: UUID, sealed: list[wire.SealedSegm
             lock=added[0].lock,
         )
     )
+
+
+def _columns(segment: wire.SealedSegment) -> dict[str, Any]:
+    return segment.model_dump(exclude={"receipt"}) | {"key_id": segment.receipt.signatures[0].keyid}

@@ -37,6 +37,9 @@ class RecordingPage:
 
 @dataclass(frozen=True)
 class SegmentRow:
+    """`conflicting`: another digest of the same sequence is sealed too. `beside`: the recording is closed, and its
+    closing does not speak of this one."""
+
     sequence: int
     sha256: str
     size: int
@@ -47,6 +50,8 @@ class SegmentRow:
     received_at: datetime
     lock: Lock
     key_id: str
+    beside: bool
+    conflicting: bool
 
 
 @dataclass(frozen=True)
@@ -62,3 +67,5 @@ class RecordingDetail:
     manifest_log_index: int | None
     lock: Lock | None
     viewings: int
+    closed_by: Literal["terminal", "server"] | None
+    supplements: int

@@ -85,6 +85,14 @@ class VaultClient:
         path = f"/v1/recordings/{recording}/close"
         return await self._call(wire.ClosedRecording, "POST", path, closing, seconds=_CLOSING_SECONDS)
 
+    async def close_by_server(self, recording: UUID, closing: wire.CloseByServer) -> wire.ClosedRecording:
+        """Where the source cannot sign or has gone. What is closed already is answered as it is."""
+        path = f"/v1/recordings/{recording}/close-by-server"
+        return await self._call(wire.ClosedRecording, "POST", path, closing, seconds=_CLOSING_SECONDS)
+
+    async def manifest(self, recording: UUID, number: int) -> wire.ClosedRecording:
+        return await self._call(wire.ClosedRecording, "GET", f"/v1/recordings/{recording}/manifests/{number}")
+
     async def receipt(self, recording: UUID, name: wire.SegmentName) -> wire.SealedSegment:
         path = f"/v1/recordings/{recording}/receipts/{name.sequence}/{name.sha256}"
         return await self._call(wire.SealedSegment, "GET", path)

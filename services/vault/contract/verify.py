@@ -15,10 +15,13 @@ numbers are repeated in the code and in what is printed:
 4. *Manifests* (DSSE), for each recording: signed by the vault; the raw copies for openssl are the same bytes;
    the closing inside is signed by the terminal; count, missing segments and Merkle root (RFC 6962) recomputed
    from the listed segments are those the terminal signed; `offsets.tsv` agrees. Segments that were sealed
-   and that the closing does not speak of are listed *beside*, enclosed, and checked like the others.
+   and that the closing does not speak of are listed *beside*, enclosed, and checked like the others. What came
+   after a closing is in numbered *supplements*, each with a manifest and a media file of its own. A manifest
+   without a terminal's closing was made by the server alone, which the report says.
 5. *Receipts* (DSSE): one for each segment, signed by the vault, saying what the manifest says.
 6. *Proofs* (C2SP tlog-proof): each statement is in the log of this very checkpoint; among them are those of
-   each manifest, of every segment, of each terminal's enrolment and of the export itself.
+   each manifest, of every segment, of every conflict (one sequence sealed with different content), of each
+   terminal's enrolment and of the export itself.
 7. *Media*: every byte is hashed, as a file for the bag and segment by segment for the manifest.
 8. *Time* (RFC 3161), where there are tokens: each is by its authority's certificate on an earlier checkpoint of
    this log, of which the export's own is a continuation; so what that checkpoint held existed by then. With
@@ -72,6 +75,7 @@ T = TypeVar("T")
 VERIFIED, USAGE = 0, 64
 RECEIPT_TYPE = "application/vnd.quancheng.receipt.v1+json"
 CLOSING_TYPE = "application/vnd.quancheng.closing.v1+json"
+REASONS = ("idle", "endless", "lost")
 MANIFEST_TYPE = "application/vnd.quancheng.manifest.v1+json"
 PROOF_HEADER = "c2sp.org/tlog-proof@v1"
 TAG_LISTING, TAG_SIGNATURE = "tagmanifest-sha256.txt", "tagmanifest-sha256.sig"
@@ -93,6 +97,8 @@ CHUNK = 1 << 20
 SMALL_FILE = 256 << 20
 
 UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+NAME = rf"{UUID}(?:\.[1-9][0-9]{{0,3}})?"
+"""A recording, or with its number one of the supplements that came after the closing."""
 HEX = re.compile(r"[0-9a-f]{64}")
 NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
 FIXED = (
@@ -103,8 +109,8 @@ EACH = ("manifest.dsse.json", "manifest.pae", "manifest.sig", "receipts.jsonl", 
 LAYOUT = re.compile(
     rf"{'|'.join(map(re.escape, FIXED))}|keys/terminal-[0-9a-f]{{64}}\.pem|proofs/{UUID}\.tlog-proof"
     rf"|keys/tsa-[0-9a-f]{{64}}\.pem|timestamps/[1-9][0-9]{{0,17}}\.(checkpoint|consistency|tsr)"
-    rf"|data/{UUID}\.mp4|data/{UUID}\.beside/[0-9]{{10}}-[0-9a-f]{{64}}"
-    rf"|recordings/{UUID}/({'|'.join(map(re.escape, EACH))})"
+    rf"|data/{NAME}\.mp4|data/{NAME}\.beside/[0-9]{{10}}-[0-9a-f]{{64}}"
+    rf"|recordings/{NAME}/({'|'.join(map(re.escape, EACH))})"
 )
 
 
@@ -703,9 +709,11 @@ class Report:
 
 @dataclass
 class _Recording:
-    """One recording of the bundle as its verified manifest tells it."""
+    """One recording of the bundle, or a supplement to one, as its verified manifest tells it."""
 
+    name: str
     id: str
+    number: int
     manifest: Json
     manifest_sha256: str
     segments: list[Json]
@@ -754,13 +762,19 @@ def verify_bundle(
             done(3, "cosigned-unchecked", count=len(others), names=", ".join(others))
         # 4. Manifests.
         report.recordings = sorted(name[5:-4] for name in payload if name.endswith(".mp4"))
-        recordings = [_check_manifest(root, id_, vault, terminals) for id_ in report.recordings]
-        for identity in sorted(set(terminals) - {one.manifest["source"]["key_id"] for one in recordings}):
+        recordings = [_check_manifest(root, name, vault, terminals) for name in report.recordings]
+        _check_supplements(recordings)
+        for identity in sorted(set(terminals) - {one.manifest["source"].get("key_id") for one in recordings}):
             raise Altered("unused-key", f"keys/terminal-{identity}.pem")
         report.segments = sum(len(one.segments) for one in recordings)
         report.size = sum(segment["size"] for one in recordings for segment in one.segments)
-        done(4, "manifests", recordings=len(recordings), segments=report.segments)
-        beside = {f"data/{one.id}.beside/{_name(each)}": each for one in recordings for each in one.beside}
+        done(4, "manifests", recordings=len({one.id for one in recordings}), segments=report.segments)
+        if supplements := sum(one.number > 0 for one in recordings):
+            done(4, "supplements", supplements=supplements)
+        for one in recordings:
+            if one.manifest["closed_by"] == "server":
+                done(4, "by-server", name=one.name, reason=one.manifest["reason"])
+        beside = {f"data/{one.name}.beside/{_name(each)}": each for one in recordings for each in one.beside}
         _same_files("manifest-sha256.txt", beside, [name for name in payload if not name.endswith(".mp4")])
         if beside:
             done(4, "beside", segments=len(beside))
@@ -775,7 +789,7 @@ def verify_bundle(
         done(6, "proofs", proofs=len(proofs))
         # 7. Media.
         with ThreadPoolExecutor((os.cpu_count() or 1) // 2 + 1) as pool:
-            jobs = [pool.submit(_check_media, root, one, payload[f"data/{one.id}.mp4"]) for one in recordings]
+            jobs = [pool.submit(_check_media, root, one, payload[f"data/{one.name}.mp4"]) for one in recordings]
             try:
                 for job in jobs:
                     job.result()
@@ -963,39 +977,48 @@ def _check_witnesses(
 
 
 def _check_manifest(
-    root: Path, id_: str, vault: dict[str, Ed25519PublicKey], terminals: dict[str, Ed25519PublicKey]
+    root: Path, name: str, vault: dict[str, Ed25519PublicKey], terminals: dict[str, Ed25519PublicKey]
 ) -> _Recording:
-    """Step 4 for one recording."""
-    folder = f"recordings/{id_}"
+    """Step 4 for one recording or supplement."""
+    folder = f"recordings/{name}"
+    id_, _, number = name.partition(".")
     with within(f"{folder}/manifest.dsse.json"):
         data = _read(root, f"{folder}/manifest.dsse.json")
         envelope = parse_json(data)
         manifest = verify_envelope(envelope, vault, MANIFEST_TYPE)
         source, segments = take(manifest, "source", dict), _segments(manifest)
-        if take(manifest, "recording", str) != id_ or take(manifest, "number", int) != 0:
+        if take(manifest, "recording", str) != id_ or take(manifest, "number", int) != int(number or 0):
             raise Altered("other-recording")
-        signer = take(source, "key_id", str)
-        if signer not in terminals:
+        if (signer := source.get("key_id")) is not None and take(source, "key_id", str) not in terminals:
             raise Incomplete("no-terminal-key", name=signer)
-        closing = verify_envelope(take(manifest, "closing", dict), {signer: terminals[signer]}, CLOSING_TYPE)
+        signed = [manifest]
+        if take(manifest, "closed_by", str) != "server":
+            key = {signer: terminals[signer]} if signer is not None else {}
+            signed.append(verify_envelope(take(manifest, "closing", dict), key, CLOSING_TYPE))
+        elif "closing" in manifest or take(manifest, "reason", str) not in REASONS:
+            raise Unreadable("member", name="reason")
+        closing = signed[-1]
         beside = [{**one, "sequence": take(one, "of_sequence", int)} for one in items(manifest, "beside", dict)]
         for one in beside:
             if not 0 <= one["sequence"] < 1 << 31 or not HEX.fullmatch(take(one, "sha256", str)):
                 raise Unreadable("bad-segment", before=one["sequence"])
         root_hash = merkle_root(segment_leaf(s["sequence"], s["sha256"], s["size"]) for s in segments).hex()
-        for name in ("started_at", "ended_at"):
-            if take(manifest, name, str) != take(closing, name, str):
-                raise Altered("count", name=name)
-        for name, computed in (("recording", id_), ("count", len(segments)), ("root", root_hash)):
-            for signed in (manifest, closing):
-                if take(signed, name, type(computed)) != computed:
-                    raise Altered("count", name=name)
+        for time in ("started_at", "ended_at"):
+            if take(manifest, time, str) != take(closing, time, str):
+                raise Altered("count", name=time)
+        for name_, computed in (("recording", id_), ("count", len(segments)), ("root", root_hash)):
+            if any(take(one, name_, type(computed)) != computed for one in signed):
+                raise Altered("count", name=name_)
         missing = take(closing, "missing", list)
         if take(manifest, "missing", list) != missing:
             raise Altered("missing-differ")
-        accounted = {*(s["sequence"] for s in segments), *items(closing, "missing", int)}
-        if accounted != set(range(len(segments) + len(missing))):
+        sequences = [s["sequence"] for s in segments]
+        if not number and {*sequences, *items(closing, "missing", int)} != set(range(len(segments) + len(missing))):
             raise Incomplete("undeclared")
+        if closing is not manifest:
+            told = (closing.get("number", 0), closing.get("sequences"))
+            if told != ((int(number), sequences) if number else (0, None)):
+                raise Altered("count", name="sequences")
     signatures = [unbase64(s["sig"]) for s in envelope["signatures"] if s["keyid"] in vault]
     if _read(root, f"{folder}/manifest.pae") != pae(MANIFEST_TYPE, unbase64(envelope["payload"])):
         raise Altered("raw-body", f"{folder}/manifest.pae")
@@ -1007,7 +1030,21 @@ def _check_manifest(
         offset += segment["size"]
     if _read(root, f"{folder}/offsets.tsv") != "".join(lines).encode():
         raise Altered("offsets", f"{folder}/offsets.tsv")
-    return _Recording(id_, manifest, hashlib.sha256(data).hexdigest(), segments, beside)
+    digest = hashlib.sha256(data).hexdigest()
+    return _Recording(name, id_, int(number or 0), manifest, digest, segments, beside)
+
+
+def _check_supplements(recordings: list[_Recording]) -> None:
+    """Step 4, over all: supplements are numbered without a gap, and none lists what another manifest lists."""
+    numbers, listed = {(one.id, one.number) for one in recordings}, set()
+    for one in recordings:
+        subject = f"recordings/{one.name}/manifest.dsse.json"
+        if one.number and (one.id, one.number - 1) not in numbers:
+            raise Incomplete("no-earlier-manifest", subject)
+        for segment in one.segments + one.beside:
+            if (place := (one.id, segment["sequence"], segment["sha256"])) in listed:
+                raise Altered("listed-twice", subject, sequence=segment["sequence"])
+            listed.add(place)
 
 
 def _name(segment: Json) -> str:
@@ -1032,7 +1069,7 @@ def _segments(manifest: Json) -> list[Json]:
 
 def _check_receipts(root: Path, recording: _Recording, vault: dict[str, Ed25519PublicKey]) -> None:
     """Step 5 for one recording."""
-    name = f"recordings/{recording.id}/receipts.jsonl"
+    name = f"recordings/{recording.name}/receipts.jsonl"
     lines = _lines(root, name)
     segments = recording.segments + recording.beside
     for segment, line in zip(segments, lines):  # noqa: B905 - counts are compared below
@@ -1088,9 +1125,12 @@ def _check_statements(
         for one in items(said, "segments", dict)
     }
     for recording in recordings:
-        subject = f"recordings/{recording.id}/manifest.dsse.json"
+        subject = f"recordings/{recording.name}/manifest.dsse.json"
+        this = (recording.id, recording.number)
         digests = {
-            take(said, "sha256", str) for said in of("manifest") if take(said, "recording", str) == recording.id
+            take(said, "sha256", str)
+            for said in of("manifest")
+            if (take(said, "recording", str), take(said, "number", int)) == this
         }
         if not digests:
             raise Incomplete("no-manifest-proof", subject)
@@ -1100,6 +1140,8 @@ def _check_statements(
             if (recording.id, segment["sequence"], segment["sha256"]) not in logged:
                 raise Incomplete("no-segment-proof", subject, sequence=segment["sequence"])
         source = recording.manifest["source"]
+        if source.get("key_id") is None:
+            continue
         key_file = f"keys/terminal-{source['key_id']}.pem"
         enrolled = [said for said in of("enrolment") if said.get("key_id") == source["key_id"]]
         if not enrolled:
@@ -1107,15 +1149,30 @@ def _check_statements(
         expected = (source.get("recorder"), base64.b64encode(raw_key(terminals[source["key_id"]])).decode())
         if any((said.get("recorder"), said.get("public_key")) != expected for said in enrolled):
             raise Altered("other-enrolment", key_file)
-    ids = [recording.id for recording in recordings]
+    for id_ in {recording.id for recording in recordings}:
+        parts = [recording for recording in recordings if recording.id == id_]
+        _check_conflicts(parts, [said for said in of("conflict") if said.get("recording") == id_])
+    ids = sorted({recording.id for recording in recordings})
     if not any(sorted(items(said, "recordings", str)) == ids for said in of("export")):
         raise Incomplete("no-export-proof", "proofs")
+
+
+def _check_conflicts(parts: list[_Recording], told: list[Json]) -> None:
+    """Step 6 for one recording and its supplements: that a sequence was sealed with different content is logged."""
+    logged = {(take(said, "sequence", int), sha256) for said in told for sha256 in items(said, "sha256", str)}
+    digests: dict[int, set[str]] = {}
+    for part in parts:
+        for segment in part.segments + part.beside:
+            digests.setdefault(segment["sequence"], set()).add(segment["sha256"])
+    for sequence, beside in digests.items():
+        if len(beside) > 1 and not {(sequence, sha256) for sha256 in beside} <= logged:
+            raise Incomplete("no-conflict-proof", f"recordings/{parts[0].name}/manifest.dsse.json", sequence=sequence)
 
 
 def _check_media(root: Path, recording: _Recording, listed: str) -> None:
     """Step 7 for one recording: every byte is hashed twice, segment by segment here and as a file on another
     core, each at its own pace and from memory of its own."""
-    name = f"data/{recording.id}.mp4"
+    name = f"data/{recording.name}.mp4"
     enough = Event()
     with open(root / name, "rb", buffering=0) as file, ThreadPoolExecutor(1) as beside:
         whole = beside.submit(_digest, root / name, enough)
@@ -1262,6 +1319,8 @@ SENTENCES = {
     "bad-segment": ("片段 {before} 之后的片段格式不对", "the segment after {before} is malformed"),
     "count": ("{name} 与所列片段不符", "{name} does not match the listed segments"),
     "missing-differ": ("缺失片段与终端所签不符", "the missing segments are not those the terminal signed"),
+    "no-earlier-manifest": ("缺少此前编号的清单", "the manifest with the number before is missing"),
+    "listed-twice": ("片段 {sequence} 已列在另一份清单", "segment {sequence} is listed in another manifest too"),
     "undeclared": ("有片段既未列出也未声明缺失", "a segment is neither listed nor declared missing"),
     "offsets": ("与清单不符", "it does not match the manifest"),
     "receipt-differs": (
@@ -1276,6 +1335,10 @@ SENTENCES = {
     "no-manifest-proof": ("缺少清单的日志证明", "the log proof of the manifest is missing"),
     "other-manifest": ("与日志记载的清单摘要不符", "its digest is not the one in the log"),
     "no-segment-proof": ("缺少片段 {sequence} 的日志证明", "the log proof of segment {sequence} is missing"),
+    "no-conflict-proof": (
+        "片段 {sequence} 有不同内容，缺少其日志证明",
+        "segment {sequence} was sealed with different content, and the log proof of that is missing",
+    ),
     "no-enrolment-proof": ("缺少终端登记的日志证明", "the log proof of the enrolment is missing"),
     "other-enrolment": ("与日志中的终端登记不符", "not the key enrolled in the log"),
     "no-export-proof": ("缺少本次导出的日志证明", "the log proof of this export is missing"),
@@ -1311,8 +1374,17 @@ SENTENCES = {
         "checkpoint: {count} more signatures, not verified since their keys were not given: {names}",
     ),
     "manifests": (
-        "清单签名有效：{recordings} 条记录，{segments} 个片段，默克尔根与终端所签一致",
-        "manifests: {recordings} recordings, {segments} segments, well signed, roots as the terminals signed",
+        "清单签名有效：{recordings} 条记录，{segments} 个片段，默克尔根与所签一致",
+        "manifests: {recordings} recordings, {segments} segments, well signed, roots as they were signed",
+    ),
+    "supplements": (
+        "其中 {supplements} 份是封存后补充的清单，不改动先前的清单",
+        "supplements: {supplements} of the manifests hold what came after a closing; none alters an earlier one",
+    ),
+    "by-server": (
+        "注意：{name} 由服务器代为封存（{reason}），终端没有签名；其末尾是否完整，终端未作声明",
+        "note: {name} was closed by the server ({reason}) and the terminal did not sign; that nothing is missing at "
+        "its end nobody but the server says",
     ),
     "beside": (
         "另有 {segments} 个已封存片段未列入终端的关闭声明，一并附上并核验",

@@ -19,6 +19,7 @@ MAX_ITEMS = 64
 MAX_APPENDS = 256
 MAX_SEQUENCE = 2**31 - 1
 MAX_DIGESTS_PER_SEQUENCE = 4
+MAX_SUPPLEMENTS = 9999
 MAX_MESSAGE_BYTES = 1024 * 1024
 MAX_CLOSING_BYTES = 4 * 1024 * 1024
 TICKET_SECONDS = 14 * 60
@@ -32,6 +33,9 @@ Media = Literal["init", "media"]
 Lock = Literal["compliance", "none"]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 KeyId = Sha256
+ServerReason = Literal["idle", "endless", "lost"]
+"""Why a recording was closed without its source's signature: nothing came any more; the source never ends (a hall
+camera) and the recording was long enough; the source has gone."""
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{1,63}$")]
 
 
@@ -160,10 +164,11 @@ class ExchangeResult(Message):
 
 
 class OpenRecording(Message):
-    """A recording begins; `source` and `key_id` name the enrolment whose key will sign its closing."""
+    """A recording begins; `source` and `key_id` name the enrolment whose key will sign its closing. A source that
+    cannot sign has no key, and its recordings are closed by the server."""
 
     source: UUID
-    key_id: KeyId
+    key_id: KeyId | None
     started_at: Moment
 
 
@@ -180,8 +185,16 @@ class CloseRecording(Message):
         return closing
 
 
+class CloseByServer(Message):
+    reason: ServerReason
+
+
 class ClosedRecording(Message):
+    """One manifest of a recording: the first has number 0, and what came after its closing is in supplements."""
+
     recording: UUID
+    number: int = 0
+    closed_by: Literal["terminal", "server"] = "terminal"
     segments: int
     bytes: int
     ended_at: Moment

@@ -15,11 +15,12 @@ import errno
 import fcntl
 import hashlib
 import hmac
+import itertools
 import os
 import re
 import secrets
 import stat
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO
@@ -28,13 +29,14 @@ from urllib.parse import urlsplit
 from services.vault.contract.http import Receive, Scope, Send, problem
 from services.vault.contract.wire import MAX_SEGMENT_BYTES, TICKET_SECONDS, Lock
 from services.vault.errors import StoredDiffers, StoreUnfit
-from services.vault.stores.port import GetTicket, PutTicket, StoredObject
+from services.vault.stores.port import GetTicket, PutTicket, StoredName, StoredObject
 
 MOUNT = "/store"
 _SCHEME = "QC-HMAC-SHA256"
 _KEY = re.compile(r"^(?:[a-z0-9][a-z0-9._-]*/)*[a-z0-9][a-z0-9._-]*$")
 _BATCH = 1024 * 1024
 _IDLE_SECONDS = 30
+_PAGE = 1000
 _FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS, _FS_IMMUTABLE_FL = 0x80086601, 0x40086602, 0x10
 _VERSION = "1"
 
@@ -113,6 +115,12 @@ class LocalStore:
         if found is None or found.sha256 != sha256:
             raise StoredDiffers(f"{key} is not what was put")
         return found
+
+    async def list(self, prefix: str) -> AsyncIterator[StoredName]:
+        found = self._walk(prefix)
+        while page := await asyncio.to_thread(lambda: [*itertools.islice(found, _PAGE)]):
+            for each in page:
+                yield each
 
     async def read(self, key: str, version: str) -> AsyncIterator[bytes]:
         with await asyncio.to_thread(self._path(key).open, "rb") as file:
@@ -231,6 +239,14 @@ class LocalStore:
 
     def _path(self, key: str) -> Path:
         return self._evidence / key
+
+    def _walk(self, prefix: str) -> Iterator[StoredName]:
+        for folder, _, names in os.walk(self._evidence / prefix.rpartition("/")[0]):
+            for name in names:
+                path = Path(folder, name)
+                key = path.relative_to(self._evidence).as_posix()
+                if key.startswith(prefix):
+                    yield StoredName(key, _VERSION, path.lstat().st_size)
 
     def _head(self, key: str) -> StoredObject | None:
         try:

@@ -41,6 +41,16 @@ class StoredObject:
     retain_until: datetime | None
 
 
+@dataclass(frozen=True)
+class StoredName:
+    """One version of one object. `deleted`: no object but a marker that hides those before it."""
+
+    key: str
+    version: str
+    size: int
+    deleted: bool = False
+
+
 class Store(Protocol):
     """Raises `StoreUnavailable` where it cannot be reached, `StoreUnfit` from `start` where it cannot be used.
 
@@ -71,6 +81,9 @@ class Store(Protocol):
 
     async def put(self, key: str, data: bytes, retain_until: datetime) -> StoredObject:
         """Seal the vault's own bytes (manifests, statements). The same again answers the same object."""
+
+    def list(self, prefix: str) -> AsyncIterator[StoredName]:
+        """Every version of everything whose key begins with `prefix`, a page at a time, in no promised order."""
 
     def read(self, key: str, version: str) -> AsyncIterator[bytes]: ...
 

@@ -15,7 +15,8 @@ from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote_plus, urlencode, urlsplit
+from xml.etree import ElementTree
 
 import httpx
 from minio import Minio, MinioAdmin
@@ -28,7 +29,7 @@ from pydantic import SecretStr
 from services.vault.contract.wire import TICKET_SECONDS, Lock
 from services.vault.errors import StoredDiffers, StoreUnavailable
 from services.vault.settings import Settings
-from services.vault.stores.port import GetTicket, PutTicket, StoredObject
+from services.vault.stores.port import GetTicket, PutTicket, StoredName, StoredObject
 
 _UNSIGNED = "UNSIGNED-PAYLOAD"
 _EMPTY = hashlib.sha256(b"").hexdigest()
@@ -39,6 +40,8 @@ need not be signed to be obeyed. Signed as false it cannot be set."""
 _ASK_CHECKSUM = {"x-amz-checksum-mode": "ENABLED"}
 Who = Literal["put", "keep", "probe"]
 Bucket = Literal["evidence", "log", "probe"]
+_PAGE = 1000
+_XML = "{http://s3.amazonaws.com/doc/2006-03-01/}"
 
 
 def _store_time(moment: datetime) -> str:
@@ -119,6 +122,24 @@ class S3Store:
         if found is None or found.sha256 != sha256 or found.lock != self.lock:
             raise StoredDiffers(f"{key} is not what was put")
         return found
+
+    async def list(self, prefix: str) -> AsyncIterator[StoredName]:
+        asked = {"encoding-type": "url", "max-keys": str(_PAGE), "prefix": prefix, "versions": ""}
+        after: dict[str, str] = {}
+        while True:
+            query = urlencode(sorted({**asked, **after}.items()), quote_via=quote, safe="-_.~")
+            page = await self._keep_call("GET", self._evidence, "", query)
+            # The store's own answer, at most a thousand names long.
+            root = ElementTree.fromstring(page.content)  # noqa: S314
+            for each in root:
+                if each.tag in (f"{_XML}Version", f"{_XML}DeleteMarker"):
+                    key, version = (each.findtext(f"{_XML}{name}", "") for name in ("Key", "VersionId"))
+                    size = int(each.findtext(f"{_XML}Size", "0"))
+                    yield StoredName(unquote_plus(key), version, size, each.tag == f"{_XML}DeleteMarker")
+            if root.findtext(f"{_XML}IsTruncated") != "true":
+                return
+            key, version = (root.findtext(f"{_XML}Next{name}Marker", "") for name in ("Key", "VersionId"))
+            after = {"key-marker": unquote_plus(key), "version-id-marker": version}
 
     async def read(self, key: str, version: str) -> AsyncIterator[bytes]:
         ticket = self.get_ticket(key, version, datetime.now(UTC))

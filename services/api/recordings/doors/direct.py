@@ -5,13 +5,14 @@ Answers to errors are problems; an exchange answers item by item.
 
 from __future__ import annotations
 
+from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Path, Request
 
 from services.api.database import Maker
 from services.api.recorders.dependencies import SignedByTerminal
-from services.api.recordings import service
+from services.api.recordings import manifests, service
 from services.api.recordings.schemas import NewRecording, RecordingView
 from services.api.vault import Vault
 from services.vault.contract import wire
@@ -46,5 +47,18 @@ async def exchange(
 async def close(
     recording: UUID, message: wire.CloseRecording, terminal: SignedByTerminal, sessions: Maker, vault: Vault
 ) -> wire.ClosedRecording:
-    """The terminal's signed count and Merkle root; 409 `segments-outstanding` names what is not sealed yet."""
-    return await service.close_recording(sessions, vault, terminal, recording, message)
+    """The terminal's signed count and Merkle root; 409 `segments-outstanding` names what is not sealed yet, and
+    `closed-by-server` says that what is not in its manifests yet is to be closed as a supplement."""
+    return await manifests.close_recording(sessions, vault, terminal, recording, message)
+
+
+@router.get("/{recording}/manifests/{number}")
+async def manifest(
+    recording: UUID,
+    number: Annotated[int, Path(ge=0, le=wire.MAX_SUPPLEMENTS)],
+    terminal: SignedByTerminal,
+    sessions: Maker,
+    vault: Vault,
+) -> wire.ClosedRecording:
+    """What became of the recording: manifest 0, then the supplements; 404 `no-such-manifest` after the last."""
+    return await manifests.manifest_of(sessions, vault, terminal, recording, number)
