@@ -245,17 +245,18 @@ def test_a_closing_that_leaves_out_what_was_sealed_is_refused_unless_it_declares
     assert manifest_of(closed)["missing"] == [2]
 
 
-def test_an_ask_after_closing_is_refused_and_what_was_sealed_keeps_its_receipt(terminal: HandTerminal) -> None:
+def test_a_put_that_lands_after_the_closing_is_sealed_and_what_was_sealed_keeps_its_receipt(
+    terminal: HandTerminal,
+) -> None:
     recording, late = terminal.begin(), some_bytes()
     sealed, asked = recording.seal(0, some_bytes()), recording.segment(1, late)
     ticket = recording.ask(asked).tickets[0]
-    assert recording.close(recording.closing([sealed])).status_code == 200
-    assert only_problem(recording.ask(recording.segment(2, some_bytes()))) == "recording-closed"
-    assert only_problem(recording.ask(asked)) == "recording-closed"
-    # A put that lands late seals nothing any more.
+    closed = recording.close(recording.closing([sealed]))
+    assert closed.status_code == 200
     assert put(ticket, late) == 200
-    assert only_problem(recording.commit(asked)) == "recording-closed"
+    recording.receipt(recording.commit(asked), asked)
     recording.receipt(recording.ask(sealed), sealed)
+    assert recording.close(recording.closing([sealed])).status_code == 409
 
 
 def test_a_recording_is_its_terminals_alone(terminal: HandTerminal, system: System) -> None:
