@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -183,27 +184,45 @@ def test_closing_raced_from_eight_threads_enters_one_manifest(system: System, te
 
 
 @pytest.mark.parametrize("system", ["minio"], indirect=True)
-def test_closed_while_the_store_was_away_the_manifest_is_sealed_once_it_is_back(
+def test_closing_while_the_store_is_away_changes_nothing_and_succeeds_once_it_is_back(
     system: System, terminal: HandTerminal
 ) -> None:
-    """Killed between the transaction that closes and the manifest's way to the store."""
     minio, vault = system.stack.minio, system.stack.vault
     assert minio and vault
     recording = terminal.begin()
     closing = recording.closing([recording.seal(0, some_bytes())])
-    version = f"SELECT version FROM vault.manifests WHERE recording_id = '{recording.id}'"
+    manifests = f"SELECT count(*) FROM vault.manifests WHERE recording_id = '{recording.id}'"
     minio.stop()
     try:
         refused = recording.close(closing)
         assert (refused.status_code, refused.json()["slug"]) == (503, "store-unavailable")
-        assert system.stack.postgres.run_sql(version) == "\n", "closed, and not in the store"
+        assert system.stack.postgres.run_sql(manifests).strip() == "0"
         vault.kill()
     finally:
         minio.start()
     vault.wait_ready(60)
     closed = recording.close(closing)
     assert closed.status_code == 200, closed.text
-    assert system.stack.postgres.run_sql(version).strip()
+    assert system.stack.postgres.run_sql(manifests).strip() == "1"
+    assert_log_is_whole(system)
+
+
+def test_a_manifest_that_a_crash_kept_from_the_store_is_sealed_by_the_next_vault(
+    system: System, terminal: HandTerminal
+) -> None:
+    """The row as a kill leaves it between the transaction that closes and the manifest's way to the store."""
+    recording = terminal.begin()
+    closed = recording.close(recording.closing([recording.seal(0, some_bytes())]))
+    assert closed.status_code == 200
+    this = f"vault.manifests WHERE recording_id = '{recording.id}'"
+    version = system.stack.postgres.run_sql(f"SELECT version FROM {this}").strip()
+    system.stack.postgres.run_sql(f"UPDATE {this.replace('WHERE', 'SET version = NULL WHERE')}")
+    kill_vault(system)
+    deadline = time.monotonic() + 60
+    while not system.stack.postgres.run_sql(f"SELECT version FROM {this}").strip():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert system.stack.postgres.run_sql(f"SELECT version FROM {this}").strip() == version
     assert_log_is_whole(system)
 
 
