@@ -20,11 +20,12 @@ def discard(folder: Path) -> None:
         return
     for where, _, names in os.walk(folder):
         for name in (".", *names):
-            _release(os.path.join(where, name))
+            release(os.path.join(where, name))
     shutil.rmtree(folder)
 
 
-def _release(path: str) -> None:
+def release(path: str) -> None:
+    """Take the immutable flag from one file, where there is one and we may."""
     if sys.platform != "linux":
         return
     with contextlib.suppress(OSError):
