@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
 import socket
 import subprocess
 import sys
@@ -34,11 +35,16 @@ class System:
 
     def sign_in(self, login: str) -> httpx.Client:
         """A client with this person's session and CSRF token; close it or let it go."""
-        client = httpx.Client(base_url=self.stack.api_url, timeout=30, trust_env=False)
-        answer = client.post("/v1/sessions", json={"login": login, "password": self.people.passwords[login]})
+        told = {"login": login, "password": self.people.passwords[login]}
+        answer = httpx.post(f"{self.stack.api_url}/v1/sessions", json=told, timeout=30, trust_env=False)
         answer.raise_for_status()
-        client.headers["x-csrf-token"] = answer.json()["csrf"]
-        return client
+        return httpx.Client(
+            base_url=self.stack.api_url,
+            cookies=answer.cookies,
+            headers={"x-csrf-token": answer.json()["csrf"]},
+            timeout=30,
+            trust_env=False,
+        )
 
     def new_terminal(self, name: str, api_url: str | None = None) -> Path:
         """The home folder of a freshly enrolled terminal of the bureau's recorder; it keeps to `api_url`."""
@@ -94,7 +100,8 @@ def events_of(output: str) -> list[dict[str, Any]]:
 
 def free_ports(count: int = 3) -> int:
     """The first of `count` free ports in a row."""
-    for port in range(20000, 30000, 10):
+    # From anywhere, so that two runs on one machine seldom choose alike.
+    for port in random.sample(range(20000, 30000, 10), 1000):
         with contextlib.ExitStack() as opened:
             try:
                 for each in range(port, port + count):
@@ -106,12 +113,12 @@ def free_ports(count: int = 3) -> int:
 
 
 @contextlib.contextmanager
-def running(minio: Path | None, **settings: str) -> Iterator[System]:
+def running(minio: Path | None, *, port: int | None = None, **settings: str) -> Iterator[System]:
     """A system of its own in a temporary folder, which is removed at the end."""
     folder = Path(tempfile.mkdtemp(prefix="quancheng-test-"))
     said: list[str] = []
     try:
-        stack = Stack(folder / "data", port=free_ports(), minio=minio, report=said.append, settings=settings)
+        stack = Stack(folder / "data", port=port or free_ports(), minio=minio, report=said.append, settings=settings)
         with stack:
             yield System(stack, bureau.found(stack), folder, said)
     finally:

@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,12 @@ from typing import Any
 import httpx
 
 from deploy.local.bureau import Bureau, enrolment_code
-from deploy.local.processes import ROOT, LocalError, plainly
+from deploy.local.processes import ROOT, LocalError, plainly, size_of, spawn, tail
 from deploy.local.stack import Stack
 
 SECONDS = 20
 _BAR = 24
+_DRAIN_SECONDS, _PATIENCE_SECONDS = 10.0, 60.0
 Report = Callable[[str], None]
 
 
@@ -42,7 +44,7 @@ def run(stack: Stack, bureau: Bureau, report: Report, *, seconds: int = SECONDS)
         _terminal(["enroll", "--home", str(home), "--api", stack.api_url, "--code", code, "--model", "参考终端"])
         report("  终端已自行生成密钥，凭一次性登记码登记，并记下了证据库的公钥。")
     report(f"① 终端正在实时录制 {seconds} 秒，每秒一个片段：先落盘，再上传，凭证验证后才释放。")
-    recording = _record(home, stack.api_url, seconds, report)
+    recording = _record(stack, home, seconds, report)
     report("② 录制已结束并关闭，清单已签名，已记入日志。回放所用的就是刚才封存的那些对象：")
     report(f"     {stack.api_url}/recordings/{recording}")
     bundle = _export(stack, bureau, recording)
@@ -78,42 +80,57 @@ def _terminal(arguments: list[str]) -> None:
         raise LocalError((done.stderr.strip().splitlines() or ["终端未能完成登记。"])[-1])
 
 
-def _record(home: Path, url: str, seconds: int, report: Report) -> str:
+def _record(stack: Stack, home: Path, seconds: int, report: Report) -> str:
     argv = [sys.executable, "-m", "services.terminal", "record", "--home", str(home), "--source", "demo"]
     argv += ["--seconds", str(seconds), "--segment-seconds", "1", "--progress", "json"]
-    sealed, recording, causes = 0, "", list[str]()
-    with subprocess.Popen(
-        argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
+    argv += ["--drain-seconds", str(_DRAIN_SECONDS), "--api", stack.api_url]
+    sealed, recording, causes, retried = 0, "", list[str](), ""
+    log = stack.data / "logs" / "terminal.log"
+    log_began = size_of(log)
+    with spawn(argv, env=os.environ, log=log, piped=True) as process:
+        # The terminal tries for as long as it lives; whoever watches the demo is told before that.
+        patience = threading.Timer(seconds + _PATIENCE_SECONDS, process.terminate)
+        patience.start()
         try:
             for event in _events(process):
                 kind = event.get("event")
                 if kind == "recording":
                     recording = event["recording"]
-                    report(f"     现在可以观看：{url}/recordings/{recording}")
+                    report(f"     现在可以观看：{stack.api_url}/recordings/{recording}")
                 elif kind == "sealed" and event["sequence"] > 0:
                     sealed += 1
                     _bar(sealed, seconds, event["ms"])
                 elif kind == "error":
                     causes.append(event["reason"])
+                elif kind == "retry":
+                    retried = event["reason"]
         except BaseException:
-            process.terminate()
+            _end(process)
             raise
         finally:
+            patience.cancel()
             if sealed:
                 print(flush=True)
-        trouble = process.stderr.read() if process.stderr else ""
     if process.returncode or not recording:
         # The first thing that went wrong is the cause; what follows from it comes after.
-        causes += trouble.strip().splitlines()[-1:]
-        raise LocalError((causes or ["终端没有完成录制。"])[0])
+        causes += tail(log, log_began).splitlines()[-1:]
+        raise LocalError((causes or ["终端没有完成录制。"])[0] + (f"（{retried}）" if retried else ""))
     return recording
 
 
-def _events(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Stopped in good order while the services still answer; what it could not send waits in its spool."""
+    process.terminate()
+    try:
+        process.wait(_DRAIN_SECONDS + 5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
+def _events(process: subprocess.Popen[bytes]) -> Iterator[dict[str, Any]]:
     assert process.stdout
     for line in process.stdout:
-        if line.startswith("{"):
+        if line.startswith(b"{"):
             yield json.loads(line)
 
 

@@ -59,10 +59,7 @@ def plainly(path: Path) -> Iterator[None]:
 
 
 def say_why(log: str, otherwise: str) -> LocalError:
-    """The `LocalError` for a program that failed and left these last lines in its log.
-
-    `otherwise` may end with those lines; where the cause is known they are left out.
-    """
+    """The `LocalError` for a program that left these last lines in its log; a known cause needs only a sentence."""
     short = otherwise.partition("\n")[0].rstrip(":")
     if "No space left on device" in log or "not enough space" in log:
         return LocalError(f"磁盘空间不足:{short}")
@@ -180,11 +177,13 @@ def spawn(
     cwd: Path = ROOT,
     account: tuple[int, int] | None = None,
     on_our_death: signal.Signals = signal.SIGKILL,
+    piped: bool = False,
 ) -> "subprocess.Popen[bytes]":
     """Start `argv` in a session of its own (Ctrl-C is ours to pass on), output appended to `log`.
 
-    When this process dies, even by SIGKILL, the child gets `on_our_death` (Linux). `account` is
-    the user and group id to become. Raises LocalError when the log or the program cannot be opened.
+    When this process dies, even by SIGKILL, the child gets `on_our_death` (Linux). `account` is the user and
+    group id to become; with `piped` its standard output comes to us, and only its errors to the log.
+    Raises LocalError when the log or the program cannot be opened.
     """
     parent = os.getpid()
 
@@ -201,8 +200,8 @@ def spawn(
                 env=dict(env),
                 cwd=cwd,
                 stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.STDOUT,
+                stdout=subprocess.PIPE if piped else out,
+                stderr=out,
                 start_new_session=True,
                 user=account[0] if account else None,
                 group=account[1] if account else None,
@@ -260,7 +259,7 @@ class Supervised:
         ready_url: str,
         *,
         report: Report = print,
-        deadline: float = 30.0,
+        deadline: float = 60.0,
         cwd: Path = ROOT,
     ) -> None:
         self.name = name

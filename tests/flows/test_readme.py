@@ -100,8 +100,9 @@ def test_a_second_start_does_not_repeat_the_job_unless_asked_and_ends_cleanly(ne
 
 def test_the_start_is_measured(newcomer: Newcomer) -> None:
     done = newcomer.dev("bench", "start", "--json")
-    assert done.returncode == 0, done.stdout + done.stderr
     row = json.loads(done.stdout.strip().splitlines()[-1])
+    # Whether the goal is met is the benchmark's to say, on a machine that has nothing else to do.
+    assert done.returncode == (0 if row["met"] else 1), done.stdout + done.stderr
     assert row.keys() >= {"name", "ours", "peer", "unit", "ratio", "better", "goal", "met", "runs"}
     assert row["name"] == "start"
     assert row["ours"] > 0
