@@ -230,14 +230,17 @@ class Closer:
         return len(rows)
 
     async def _source(self, recording: UUID) -> Any:
-        """Who may close it, and what is open. Raises NoSuchRecording."""
-        columns = (Recording.key_id, Recording.source, Recording.state, Recording.active_at, Enrolment.public_key)
+        """Who may close it, and what is open. Raises NoSuchRecording, NeverClosed."""
+        own = (Recording.key_id, Recording.source, Recording.kind, Recording.state, Recording.active_at)
+        columns = (*own, Enrolment.public_key)
         query = select(*map(col, columns)).where(col(Recording.id) == recording)
         query = query.outerjoin(Enrolment, col(Enrolment.key_id) == col(Recording.key_id))
         async with self._engine.connect() as db:
             source = (await db.execute(query)).one_or_none()
         if source is None:
             raise errors.NoSuchRecording
+        if source.kind == "series":
+            raise errors.NeverClosed
         return source
 
     def _signed(self, payload: dict[str, Any]) -> tuple[bytes, str]:

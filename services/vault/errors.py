@@ -104,6 +104,14 @@ class SourceNotIdle(VaultError):
     status, slug, title = 409, "source-not-idle", "该终端仍可自行签名封存，尚未到可由服务器代为封存的时限。"
 
 
+class OtherKind(VaultError):
+    status, slug, title = 409, "other-kind", "音像记录只收音像片段，系列只收文件版本（版本号从 1 起）。"
+
+
+class NeverClosed(VaultError):
+    status, slug, title = 409, "never-closed", "系列没有关闭：每个版本各自封存。"
+
+
 class NothingSealed(VaultError):
     status, slug, title = 409, "nothing-sealed", "该音像记录还没有任何已封存的片段。"
 

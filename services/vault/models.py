@@ -37,7 +37,7 @@ class Enrolment(Table, table=True):
 
 
 class Recording(Table, table=True):
-    """open -> closed, and back to open with the next number where something comes after all."""
+    """open -> closed, and back to open with the next number where something comes after all. A series stays open."""
 
     __tablename__ = "recordings"
     id: UUID = Field(primary_key=True)
@@ -45,6 +45,7 @@ class Recording(Table, table=True):
     key_id: str | None = None
     started_at: datetime = Field(sa_type=_Time)
     opened_at: datetime = Field(sa_type=_Time)
+    kind: str = "recording"
     state: str
     number: int = 0
     """Of the manifest that is being collected, or was last: what comes after the closing opens the next."""
@@ -65,6 +66,7 @@ class Segment(Table, table=True):
     started_at: datetime = Field(sa_type=_Time)
     duration_ms: int
     monotonic_ms: int = Field(sa_type=BigInteger)
+    metadata_sha256: str | None = None
     key: str
     retain_until: datetime = Field(sa_type=_Time)
     asked_at: datetime = Field(sa_type=_Time)

@@ -25,6 +25,7 @@ API_VERBS = frozenset(
         "identity",
         "enrol",
         "open",
+        "open-series",
         "exchange",
         "close",
         "close-by-server",
@@ -99,6 +100,13 @@ async def open_recording(
     recording: UUID, message: wire.OpenRecording, vault: Annotated[Vault, Depends(allowed("open"))]
 ) -> None:
     await vault.sealing.open(recording, message)
+
+
+@private.put("/series/{series}", status_code=204)
+async def open_series(
+    series: UUID, message: wire.OpenSeries, vault: Annotated[Vault, Depends(allowed("open-series"))]
+) -> None:
+    await vault.sealing.open_series(series, message)
 
 
 @private.post("/recordings/{recording}/exchange")

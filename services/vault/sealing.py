@@ -63,15 +63,22 @@ class Sealing:
 
     async def open(self, recording: UUID, opening: wire.OpenRecording) -> None:
         """A recording begins. The same again changes nothing; another source or key is refused."""
-        values = opening.model_dump() | {"id": recording, "opened_at": datetime.now(UTC), "state": "open"}
-        values["active_at"] = values["opened_at"]
-        enrolled = select(col(Enrolment.recorder)).where(col(Enrolment.key_id) == opening.key_id)
+        await self._open(recording, "recording", opening.model_dump())
+
+    async def open_series(self, series: UUID, opening: wire.OpenSeries) -> None:
+        """A series begins: versions are sealed by the same cycle, and it is never closed."""
+        await self._open(series, "series", opening.model_dump() | {"key_id": None, "started_at": datetime.now(UTC)})
+
+    async def _open(self, recording: UUID, kind: str, opening: dict[str, Any]) -> None:
+        now = datetime.now(UTC)
+        values = opening | {"id": recording, "kind": kind, "opened_at": now, "active_at": now, "state": "open"}
+        enrolled = select(col(Enrolment.recorder)).where(col(Enrolment.key_id) == opening["key_id"])
         async with self._engine.begin() as db:
-            if opening.key_id is not None and await db.scalar(enrolled) is None:
+            if opening["key_id"] is not None and await db.scalar(enrolled) is None:
                 raise errors.NoSuchEnrolment
             await db.execute(insert(Recording).values(values).on_conflict_do_nothing())
             found = (await db.execute(select(Recording).where(col(Recording.id) == recording))).one()
-        if (found.source, found.key_id) != (opening.source, opening.key_id):
+        if (found.kind, found.source, found.key_id) != (kind, opening["source"], opening["key_id"]):
             raise errors.RecordingDiffers
 
     async def exchange(self, recording: UUID, request: wire.ExchangeRequest) -> wire.ExchangeResult:
@@ -107,7 +114,7 @@ class Sealing:
         retain_until = (now + self._retention).replace(microsecond=0)
         ticket = {"state": "asked", "ticket_at": now, "sweep_at": now + self._sweep_after}
         async with self._engine.begin() as db:
-            await lock(db, recording, by_source=True)
+            kind = (await lock(db, recording, by_source=True)).kind
             known = await _rows(db, recording, [(ask.sequence, ask.sha256) for ask in asks])
             beside = await _digests_per_sequence(db, recording, {ask.sequence for ask in asks})
             fresh: dict[tuple[int, str], dict[str, Any]] = {}
@@ -115,7 +122,7 @@ class Sealing:
             for ask in sorted(asks, key=lambda ask: (ask.sequence, ask.sha256)):
                 name = (ask.sequence, ask.sha256)
                 full = beside[ask.sequence] >= wire.MAX_DIGESTS_PER_SEQUENCE
-                if name in known or name in fresh or full:
+                if name in known or name in fresh or full or not _suits(ask, kind):
                     continue
                 beside[ask.sequence] += 1
                 fresh[name] = ask.model_dump() | {
@@ -132,13 +139,13 @@ class Sealing:
                 await db.execute(insert(Segment).values(list(fresh.values())).on_conflict_do_nothing())
                 known |= await _rows(db, recording, list(fresh))
         # 2. Ticket.
-        return [self._answer_ask(ask, known.get((ask.sequence, ask.sha256)), now) for ask in asks]
+        return [self._answer_ask(ask, kind, known.get((ask.sequence, ask.sha256)), now) for ask in asks]
 
     def _answer_ask(
-        self, ask: wire.SegmentAsk, row: Row[Any] | None, now: datetime
+        self, ask: wire.SegmentAsk, kind: str, row: Row[Any] | None, now: datetime
     ) -> wire.Ticket | wire.SealedSegment | wire.ItemProblem:
         if row is None:
-            return _problem(ask, errors.TooManyDigests)
+            return _problem(ask, errors.TooManyDigests if _suits(ask, kind) else errors.OtherKind)
         intent = wire.SegmentAsk.model_validate({name: getattr(row, name) for name in wire.SegmentAsk.model_fields})
         if intent != ask:
             return _problem(ask, errors.AskDiffers)
@@ -173,15 +180,17 @@ class Sealing:
         # 5. Receipt.
         if receipts:
             async with self._engine.begin() as db:
-                state, last = await lock(db, recording, by_source=by_source)
-                number = last if state == "open" else last + 1
+                locked = await lock(db, recording, by_source=by_source)
+                number = locked.number if locked.state == "open" else locked.number + 1
                 ordered = sorted(receipts, key=lambda one: (one["sequence"], one["sha256"]))
                 becoming = [(one, _becomes_sealed(recording, number, one)) for one in ordered]
                 sealed = [one for one, step in becoming if (await db.execute(step)).rowcount]
-                if sealed and number != last:
+                if sealed and number != locked.number:
                     opened = {"state": "open", "number": number, "active_at": datetime.now(UTC)}
                     await db.execute(update(Recording).where(col(Recording.id) == recording).values(opened))
                 await _state_conflicts(db, recording, sealed)
+                if locked.kind == "series":
+                    await _state_versions(db, [rows[one["sequence"], one["sha256"]] for one in sealed])
                 rows = await _rows(db, recording, [(name.sequence, name.sha256) for name in names])
         return [
             outcome if isinstance(outcome, wire.ItemProblem) else sealed_segment(rows[name.sequence, name.sha256])
@@ -222,7 +231,8 @@ def prefix_of(recording: UUID) -> str:
 
 
 def receipt_payload(row: Row[Any], stored: StoredObject, sealed_at: datetime) -> dict[str, Any]:
-    return {
+    metadata = {"metadata_sha256": row.metadata_sha256} if row.metadata_sha256 else {}
+    return metadata | {
         "recording": str(row.recording_id),
         "sequence": row.sequence,
         "sha256": row.sha256,
@@ -301,10 +311,25 @@ async def _state_conflicts(db: AsyncConnection, recording: UUID, sealed: Sequenc
             await db.execute(told.values(conflict_act=act))
 
 
-async def lock(db: AsyncConnection, recording: UUID, *, by_source: bool = False) -> tuple[str, int]:
+async def _state_versions(db: AsyncConnection, versions: Sequence[Row[Any]]) -> None:
+    """The log tells of each version of a series by itself, with what its keeper recorded of it as a digest."""
+    for row in versions:
+        act = wire.series_act(row.recording_id, row.sequence, row.sha256)
+        fields = {"series": str(row.recording_id), "version": row.sequence}
+        fields |= {"sha256": row.sha256, "metadata_sha256": row.metadata_sha256}
+        await enter(db, act, statement.build("series", act, datetime.now(UTC), fields))
+
+
+def _suits(ask: wire.SegmentAsk, kind: str) -> bool:
+    """Series hold files, whose first version is 1; recordings hold media."""
+    return ask.media == "file" and ask.sequence > 0 if kind == "series" else ask.media != "file"
+
+
+async def lock(db: AsyncConnection, recording: UUID, *, by_source: bool = False) -> Row[str, str, int]:
     """Alone with the recording until the transaction ends: what is counted here is still so when it is written.
-    Its state, and the number of the manifest that is collected or was last. Raises NoSuchRecording."""
-    this, told = col(Recording.id) == recording, (col(Recording.state), col(Recording.number))
+    Its kind, state, and the number of the manifest that is collected or was last. Raises NoSuchRecording."""
+    this = col(Recording.id) == recording
+    told = (col(Recording.kind), col(Recording.state), col(Recording.number))
     row = (
         await db.execute(update(Recording).where(this).values(active_at=datetime.now(UTC)).returning(*told))
         if by_source
@@ -312,7 +337,7 @@ async def lock(db: AsyncConnection, recording: UUID, *, by_source: bool = False)
     ).one_or_none()
     if row is None:
         raise errors.NoSuchRecording
-    return row.state, row.number
+    return row
 
 
 async def _rows(

@@ -171,7 +171,7 @@ class Peer:
         now = wire.rfc3339(datetime.now(UTC))
         payload = {**ask, "recording": recording, "asked_at": now, "sealed_at": now}
         payload["store"] = {"key": "k", "version": "v", "lock": "none", "retain_until": None}
-        told = {k: v for k, v in ask.items() if k != "monotonic_ms"}
+        told = {k: v for k, v in ask.items() if k in wire.SealedSegment.model_fields}
         receipt = sign(self.key, wire.RECEIPT_TYPE, payload)
         return {**told, "received_at": now, "sealed_at": now, "lock": "none", "receipt": receipt}
 

@@ -1,4 +1,4 @@
-"""Conflicts told in the log; what was put and never committed is looked for; supplements; closing by the server."""
+"""Conflicts in the log; looking for what nobody committed; supplements; closing by the server; series."""
 
 from alembic import op
 
@@ -40,6 +40,12 @@ CREATE TABLE vault.strays (
     "ALTER TABLE vault.segments ADD COLUMN number integer NOT NULL DEFAULT 0",
     "GRANT UPDATE (number) ON vault.segments TO quancheng_vault",
     "ALTER TABLE vault.manifests ALTER COLUMN closing DROP NOT NULL",
+    # Versions of a document or another single file are sealed as a recording's segments are, and never closed.
+    "ALTER TABLE vault.recordings ADD COLUMN kind varchar(9) NOT NULL DEFAULT 'recording'"
+    " CHECK (kind IN ('recording', 'series')), ADD CHECK (kind = 'recording' OR (state = 'open' AND number = 0))",
+    "ALTER TABLE vault.segments DROP CONSTRAINT segments_media_check",
+    "ALTER TABLE vault.segments ADD CHECK (media IN ('init', 'media', 'file')),"
+    " ADD COLUMN metadata_sha256 char(64) CHECK (media = 'file' OR metadata_sha256 IS NULL)",
 )
 
 

@@ -78,6 +78,10 @@ class VaultClient:
     async def open(self, recording: UUID, opening: wire.OpenRecording) -> None:
         await self._send("PUT", f"/v1/recordings/{recording}", opening)
 
+    async def open_series(self, series: UUID, opening: wire.OpenSeries) -> None:
+        """A document or another single file begins; its versions go through `exchange`."""
+        await self._send("PUT", f"/v1/series/{series}", opening)
+
     async def exchange(self, recording: UUID, exchange: wire.ExchangeRequest) -> wire.ExchangeResult:
         return await self._call(wire.ExchangeResult, "POST", f"/v1/recordings/{recording}/exchange", exchange)
 

@@ -9,10 +9,19 @@ from __future__ import annotations
 import base64
 import json
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
-from uuid import UUID
+from typing import Annotated, Any, Literal, Self
+from uuid import UUID, uuid5
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
 MAX_SEGMENT_BYTES = 64 * 1024 * 1024
 MAX_ITEMS = 64
@@ -29,7 +38,8 @@ RECEIPT_TYPE = "application/vnd.quancheng.receipt.v1+json"
 CLOSING_TYPE = "application/vnd.quancheng.closing.v1+json"
 MANIFEST_TYPE = "application/vnd.quancheng.manifest.v1+json"
 
-Media = Literal["init", "media"]
+Media = Literal["init", "media", "file"]
+"""`file`: a version of a series, whole."""
 Lock = Literal["compliance", "none"]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 KeyId = Sha256
@@ -106,6 +116,9 @@ class SegmentName(Message):
 class SegmentAsk(SegmentName):
     """Step 1: the holder of these bytes asks to put them.
 
+    In a series the sequence is the version, from 1, and `metadata_sha256` may stand for what its keeper records of
+    it: the digest alone enters receipt and log, so it should be taken over something that cannot be guessed.
+
     `started_at` is the device's clock at the first frame, `monotonic_ms` its counter that never steps back;
     both are kept beside the vault's own time and none is corrected by another.
     """
@@ -115,6 +128,13 @@ class SegmentAsk(SegmentName):
     started_at: Moment
     duration_ms: Annotated[int, Field(ge=0, le=600_000)]
     monotonic_ms: Annotated[int, Field(ge=0, le=2**53)]
+    metadata_sha256: Sha256 | None = None
+
+    @model_validator(mode="after")
+    def _metadata_is_a_file_s(self) -> Self:
+        if self.metadata_sha256 and self.media != "file":
+            raise ValueError("only a file has metadata")
+        return self
 
 
 class Ticket(SegmentName):
@@ -170,6 +190,18 @@ class OpenRecording(Message):
     source: UUID
     key_id: KeyId | None
     started_at: Moment
+
+
+class OpenSeries(Message):
+    """A document or another single file begins; each of its versions is sealed as a segment is, and it has no
+    closing. `source` is whoever keeps it."""
+
+    source: UUID
+
+
+def series_act(series: UUID, version: int, sha256: str) -> UUID:
+    """The act under which the log tells of a version that was sealed."""
+    return uuid5(series, f"{version} {sha256}")
 
 
 class CloseRecording(Message):

@@ -18,6 +18,7 @@ from services.vault.contract.wire import canonical, rfc3339
 FIELDS: dict[str, frozenset[str]] = {
     "segments": frozenset({"recording", "segments"}),
     "conflict": frozenset({"recording", "sequence", "sha256"}),
+    "series": frozenset({"series", "version", "sha256", "metadata_sha256"}),
     "manifest": frozenset({"recording", "number", "sha256"}),
     "viewing": frozenset({"recording", "person", "purpose", "until"}),
     "export": frozenset({"recordings", "person", "purpose"}),
