@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -112,11 +113,12 @@ def test_another_digest_of_a_closed_sequence_is_a_conflict_and_changes_neither_m
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["undisturbed", "killed"])
-@pytest.mark.parametrize("_round", range(3))
+@pytest.mark.parametrize("after", [2, 6, 10])
 def test_commits_that_race_a_closing_end_in_one_manifest_each(
-    system: System, terminal: HandTerminal, killed: bool, _round: int
+    system: System, terminal: HandTerminal, killed: bool, after: int
 ) -> None:
-    """Sixteen segments are put and committed while the recording is closed over four others; once with a kill -9."""
+    """Sixteen segments are put and committed, four at a time, and once `after` of them are through the recording is
+    closed over four others, while the rest goes on; once with a kill -9 in the midst of it."""
     vault, recording = system.stack.vault, terminal.begin()
     assert vault
     base = [recording.seal(n, some_bytes(64)) for n in range(4)]
@@ -125,22 +127,26 @@ def test_commits_that_race_a_closing_end_in_one_manifest_each(
     asked = wire.ExchangeResult.model_validate_json(recording.exchange(asks=late).content)
     tickets = {ticket.sequence: ticket for ticket in asked.tickets}
     closing = recording.closing(base)
-    start = threading.Barrier(len(late) + 1 + killed)
+    through, closes = threading.Semaphore(0), threading.Event()
 
     def close() -> int:
-        start.wait()
+        for _ in range(after):
+            through.acquire()
+        closes.set()
         return recording.close(closing).status_code
 
     def put_and_commit(ask: wire.SegmentAsk) -> int:
-        start.wait()
-        put(tickets[ask.sequence], pieces[ask.sequence])
-        return int(recording.exchange(commits=[ask]).status_code)
+        try:
+            put(tickets[ask.sequence], pieces[ask.sequence])
+            return int(recording.exchange(commits=[ask]).status_code)
+        finally:
+            through.release()
 
-    with ThreadPoolExecutor(len(late) + 1) as pool:
-        racing = [pool.submit(put_and_commit, ask) for ask in late]
-        racing.append(pool.submit(close))
+    with ThreadPoolExecutor(5) as pool:
+        racing = [pool.submit(close), *(pool.submit(put_and_commit, ask) for ask in late)]
         if killed:
-            start.wait()
+            assert closes.wait(60)
+            time.sleep(after / 50)  # at another place of the closing each time
             vault.kill()
     if killed:
         vault.wait_ready()
