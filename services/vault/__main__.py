@@ -1,5 +1,6 @@
 """`python -m services.vault` serves. Beside it:
 
+    work          do the jobs, for a vault that serves with QUANCHENG_VAULT_WORK=false
     setup-store   make buckets and identities; may be run again at any time
     check-store   attack the store as every start does, one line a check; 0 if all held, 1 if not, 2 if it is away
 
@@ -10,8 +11,10 @@ makes the identity that deletes versions where `QUANCHENG_STORE_DISPOSE_ACCESS_K
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import secrets
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -23,6 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from services.vault.app import create_app
 from services.vault.contract.http import Asgi, Receive, Scope, Send
 from services.vault.errors import HistoryLost, KeyFault, StoreUnfit, VaultError
+from services.vault.service import Vault
 from services.vault.settings import Settings
 from services.vault.stores import conformance, folder, open_store, s3
 
@@ -39,6 +43,8 @@ def main() -> int:
         return _set_up_store(settings)
     if sys.argv[1:] == ["check-store"]:
         return asyncio.run(_check_store(settings))
+    if sys.argv[1:] == ["work"]:
+        return asyncio.run(_work(settings))
     if sys.argv[1:]:
         print(__doc__, file=sys.stderr)
         return 64
@@ -79,6 +85,24 @@ def _plainly(app: Asgi) -> Asgi:
             await send({"type": "lifespan.startup.failed", "message": _sentence(error)})
 
     return told
+
+
+async def _work(settings: Settings) -> int:
+    """Until it is told to stop; running jobs are given back then."""
+    told = asyncio.Event()
+    for signal_ in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signal_, told.set)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+    try:
+        vault = await Vault.start(settings)
+    except Exception as error:
+        print(_sentence(error), file=sys.stderr)
+        return 3
+    vault.work()
+    print("证据库后台任务已开始。", flush=True)
+    await told.wait()
+    await vault.stop()
+    return 0
 
 
 def _sentence(error: Exception) -> str:

@@ -27,6 +27,9 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         vault = app.state.vault = await Vault.start(settings)
+        vault.serve()
+        if settings.work:
+            vault.work()
         if isinstance(vault.store, LocalStore):
             app.state.local = vault.store
         try:

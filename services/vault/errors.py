@@ -44,6 +44,10 @@ class NoSuchStatement(VaultError):
     status, slug, title = 404, "no-such-statement", "日志中没有这一条记录。"
 
 
+class NoSuchJob(VaultError):
+    status, slug, title = 404, "no-such-job", "没有这一项待处理的后台任务。"
+
+
 class NotPublished(VaultError):
     status, slug, title = 404, "not-published", "公开日志中没有这一文件。"
 

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request, Res
 from fastapi.responses import PlainTextResponse, StreamingResponse
 from starlette.requests import ClientDisconnect
 
-from services.vault import errors
+from services.vault import errors, jobs
 from services.vault.contract import wire
 from services.vault.contract.channel import CHANNEL_SERVICE, ChannelError, verify
 from services.vault.log import tiles
@@ -37,6 +37,8 @@ API_VERBS = frozenset(
         "log-state",
         "export",
         "alarms",
+        "jobs",
+        "retry-job",
     }
 )
 
@@ -178,6 +180,27 @@ async def alarms(
     vault: Annotated[Vault, Depends(allowed("alarms"))], limit: Annotated[int, Query(ge=1, le=200)] = 50
 ) -> wire.Alarms:
     return await vault.alarms.standing(limit)
+
+
+@private.get("/jobs/dead")
+async def dead_jobs(
+    vault: Annotated[Vault, Depends(allowed("jobs"))],
+    after: Annotated[int | None, Query(ge=1, le=2**63 - 1)] = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+) -> wire.DeadJobs:
+    return await jobs.dead(vault.engine, after, limit)
+
+
+@private.get("/jobs/summary")
+async def job_summary(vault: Annotated[Vault, Depends(allowed("jobs"))]) -> wire.JobSummary:
+    return await jobs.summary(vault.engine)
+
+
+@private.post("/jobs/{job}/retry", status_code=204)
+async def retry_job(
+    job: Annotated[int, Path(ge=1, le=2**63 - 1)], vault: Annotated[Vault, Depends(allowed("retry-job"))]
+) -> None:
+    await jobs.retry(vault.engine, job)
 
 
 @private.post("/exports", response_class=StreamingResponse)

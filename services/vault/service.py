@@ -1,10 +1,12 @@
 """The vault as one object: what its parts share, how it starts, what it does while it runs.
 
 Start: read the keys, bring the log's head into being, check the store, refuse a history that is older than
-what was published. Then loops go on until it stops: sequencing, publishing, time-stamping, what sweeps up behind
-a crash or an absent source (minute statements, manifests not yet in the store, idle supplements; segments put and
-never committed), and two that look whether all is still as it should be: the store as a whole, and its objects by
-samples.
+what was published. Then loops go on until it stops: sequencing and publishing, which the log's own locks let one
+process at a time do, and the watch over the store, which stops this process' tickets where it has to.
+
+The rest are jobs, done by whichever process works (`jobs`): what sweeps up behind a crash or an absent source (minute
+statements, manifests not yet in the store, idle supplements; segments put and never committed), time-stamping, and
+samples of what is sealed.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlmodel import col
 from uuid_utils.compat import uuid7
 
-from services.vault import database, errors, keys, minutes
+from services.jobs import Jobs
+from services.vault import database, errors, jobs, keys, minutes
 from services.vault.alarms import Alarms
 from services.vault.closing import Closer
 from services.vault.contract import wire
@@ -73,8 +76,12 @@ class Vault:
         self.closer = Closer(engine, store, own, self.sequencer, self.sweeper, retention=retention, idle=idle)
         self.timestamper = Timestamper(engine, store, authorities, retention=retention)
         self.exporter = Exporter(engine, store, own, self.sequencer, self.checkpoints, self.timestamper)
-        self._sample_seconds = 60 / settings.sample_per_minute
-        self._sweep_seconds = settings.sweep_every_seconds
+        told = jobs.Told(engine, self.alarms)
+        self.jobs = Jobs(settings.dsn.get_secret_value(), jobs.SCHEMA, told)
+        self.jobs.every("tidy", _TIDY_SECONDS, self._tidy)
+        self.jobs.every("sweep", settings.sweep_every_seconds, self._sweep)
+        self.jobs.every("stamp", _STAMP_SECONDS, self.timestamper.run)
+        self.jobs.every("sample", 60 / settings.sample_per_minute, self.sampler.look)
         self._loops: list[asyncio.Task[None]] = []
 
     @classmethod
@@ -91,16 +98,22 @@ class Vault:
         await conformance.require(store)
         vault = cls(settings, engine, store, own, authorities)
         await vault.publisher.check_history()
-        vault._loops = [
-            asyncio.create_task(vault._repeat(vault._sequence, "sequence")),
-            asyncio.create_task(vault._repeat(vault._publish, "publish")),
-            asyncio.create_task(vault._repeat(vault._tidy, "tidy")),
-            asyncio.create_task(vault._repeat(vault._sweep, "sweep")),
-            asyncio.create_task(vault._repeat(vault._stamp, "stamp")),
-            asyncio.create_task(vault._repeat(vault._look, "watch")),
-            asyncio.create_task(vault._repeat(vault._sample, "sampling")),
-        ]
         return vault
+
+    def serve(self) -> None:
+        """Sequence, publish and watch from here on."""
+        self._go_on(
+            self._repeat(self._sequence, "sequence"),
+            self._repeat(self._publish, "publish"),
+            self._repeat(self._look, "watch"),
+        )
+
+    def work(self) -> None:
+        """Do the jobs from here on."""
+        self._go_on(self.jobs.work())
+
+    def _go_on(self, *loops: Coroutine[Any, Any, None]) -> None:
+        self._loops += [asyncio.create_task(loop) for loop in loops]
 
     async def stop(self) -> None:
         for loop in self._loops:
@@ -181,16 +194,11 @@ class Vault:
         await self.sequencer.wait_for_growth(_SEQUENCE_SECONDS)
         await self.publisher.publish()
 
-    async def _stamp(self) -> None:
-        await asyncio.sleep(_STAMP_SECONDS)
-        await self.timestamper.run()
-
     async def _sweep(self) -> None:
-        if not await self.sweeper.sweep():
-            await asyncio.sleep(self._sweep_seconds)
+        while await self.sweeper.sweep():
+            pass
 
     async def _tidy(self) -> None:
-        await asyncio.sleep(_TIDY_SECONDS)
         if await minutes.state_minutes(self.engine):
             self.sequencer.poke()
         await self.closer.seal_manifests()
@@ -199,10 +207,6 @@ class Vault:
     async def _look(self) -> None:
         await asyncio.sleep(_WATCH_SECONDS)
         await self.watch.look()
-
-    async def _sample(self) -> None:
-        await asyncio.sleep(self._sample_seconds)
-        await self.sampler.look()
 
     async def _repeat(self, step: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
         while True:

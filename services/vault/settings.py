@@ -48,6 +48,9 @@ class Settings(BaseSettings):
     api_key: Annotated[str, Field(min_length=44, max_length=44)]
     """The api's service public key, raw, base64."""
 
+    work: bool = True
+    """Whether this process does the jobs too. Where `python -m services.vault work` runs apart: no."""
+
     witnesses: tuple[Witness, ...] = ()
     """Those that are asked to cosign each checkpoint before it is published (C2SP tlog-witness), as JSON:
     `[{"url": "https://witness.example/", "vkey": "name+id+key"}]`. Without any, nobody is asked."""

@@ -135,6 +135,17 @@ class VaultClient:
         """The alarms that stand; `limit` is at most 200."""
         return await self._call(wire.Alarms, "GET", f"/v1/alarms?limit={limit}")
 
+    async def dead_jobs(self, *, after: int | None = None, limit: int = 50) -> wire.DeadJobs:
+        """Jobs that somebody has to look at, newest first; `limit` is at most 200."""
+        page = f"&after={after}" if after is not None else ""
+        return await self._call(wire.DeadJobs, "GET", f"/v1/jobs/dead?limit={limit}{page}")
+
+    async def retry_job(self, job: int) -> None:
+        await self._send("POST", f"/v1/jobs/{job}/retry")
+
+    async def job_summary(self) -> wire.JobSummary:
+        return await self._call(wire.JobSummary, "GET", "/v1/jobs/summary")
+
     async def proof(self, act: UUID) -> wire.LogProof:
         return await self._call(wire.LogProof, "GET", f"/v1/log/proofs/{act}")
 

@@ -353,6 +353,37 @@ class Alarms(Message):
     more: bool
 
 
+class DeadJob(Message):
+    """A job that failed as often as it may: somebody has to look and let it be retried."""
+
+    id: int
+    kind: Slug
+    subject: str
+    entered_at: Moment
+    died_at: Moment
+
+
+class DeadJobs(Message):
+    """Newest first; `next` is the `after` of the following page."""
+
+    jobs: list[DeadJob]
+    next: int | None
+
+
+class JobKind(Message):
+    """How many jobs of a kind wait, run and are dead, and since when the oldest that is due waits."""
+
+    kind: Slug
+    waiting: int
+    running: int
+    dead: int
+    oldest_due: Moment | None
+
+
+class JobSummary(Message):
+    kinds: list[JobKind]
+
+
 class ReadTicketsRequest(Message):
     items: Annotated[list[SegmentName], Field(min_length=1, max_length=MAX_ITEMS)]
 

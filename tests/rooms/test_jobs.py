@@ -1,0 +1,207 @@
+"""The queue on a real database, with workers that are processes and are killed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from deploy.local.processes import ROOT
+from services import jobs
+from services.jobs import Jobs
+from services.vault import database
+from services.vault.contract.client import VaultRefused
+from tests.rooms.vaults import vault_settings
+from tests.rooms.workers import Told
+from tests.system import System
+
+
+@pytest.fixture
+async def engine(local_system: System) -> AsyncIterator[AsyncEngine]:
+    made = database.connect(vault_settings(local_system.stack))
+    yield made
+    await made.dispose()
+
+
+@pytest.fixture
+def dsn(local_system: System) -> str:
+    return vault_settings(local_system.stack).dsn.get_secret_value()
+
+
+@pytest.fixture
+def kind() -> str:
+    return f"test-{secrets.token_hex(4)}"
+
+
+@contextmanager
+def worker(dsn: str, kind: str, folder: Path, mode: str) -> Iterator[subprocess.Popen[bytes]]:
+    argv = [sys.executable, "-m", "tests.rooms.workers", dsn, kind, str(folder), mode]
+    process = subprocess.Popen(argv, cwd=ROOT)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def until(true: Callable[[], bool], seconds: float = 60) -> None:
+    async with asyncio.timeout(seconds):
+        while not true():  # noqa: ASYNC110 - files and other processes have no event
+            await asyncio.sleep(0.05)
+
+
+async def enter(engine: AsyncEngine, kind: str, subject: str) -> None:
+    async with engine.begin() as db:
+        await jobs.enter(db, "vault", kind, subject)
+
+
+def files(folder: Path, begin: str) -> list[str]:
+    return sorted(path.name for path in folder.glob(f"{begin}*"))
+
+
+async def test_a_killed_workers_job_is_done_by_another(
+    engine: AsyncEngine, dsn: str, kind: str, tmp_path: Path
+) -> None:
+    await enter(engine, kind, "one")
+    with worker(dsn, kind, tmp_path, "hang") as first:
+        await until(lambda: bool(files(tmp_path, "one.begun")))
+        os.kill(first.pid, signal.SIGKILL)
+        first.wait()
+        with worker(dsn, kind, tmp_path, "do") as second:
+            await until((tmp_path / f"one.done.{second.pid}").exists)
+            await until((tmp_path / "one.told-done").exists)
+    assert len(files(tmp_path, "one.done")) == 1
+
+
+async def test_two_workers_share_the_jobs_and_do_each_once(
+    engine: AsyncEngine, dsn: str, kind: str, tmp_path: Path
+) -> None:
+    for number in range(12):
+        await enter(engine, kind, f"job{number:02d}")
+    with worker(dsn, kind, tmp_path, "do"), worker(dsn, kind, tmp_path, "do"):
+        await until(lambda: len(files(tmp_path, "job*.told-done")) == 12)
+    assert [len(files(tmp_path, f"job{number:02d}.begun")) for number in range(12)] == [1] * 12
+
+
+async def test_what_fails_backs_off_dies_is_seen_and_can_be_retried(
+    engine: AsyncEngine, dsn: str, kind: str, tmp_path: Path, local_system: System
+) -> None:
+    await enter(engine, kind, "bad")
+    with worker(dsn, kind, tmp_path, "fail"):
+        await until((tmp_path / "bad.died").exists)
+        async with asyncio.timeout(20):
+            while not (  # noqa: ASYNC110
+                found := [job for job in await jobs.dead(engine, "vault", after=None, limit=200) if job.kind == kind]
+            ):
+                await asyncio.sleep(0.05)
+    assert [job.subject for job in found] == ["bad"]
+    assert (tmp_path / "bad.died").read_text() == "ValueError"
+
+    async with local_system.vault() as vault:
+        (dead,) = [job for job in (await vault.dead_jobs(limit=200)).jobs if job.kind == kind]
+        assert dead.subject == "bad"
+        (counted,) = [each for each in (await vault.job_summary()).kinds if each.kind == kind]
+        assert (counted.waiting, counted.running, counted.dead) == (0, 0, 1)
+        await vault.retry_job(dead.id)
+        with worker(dsn, kind, tmp_path, "do"):
+            await until((tmp_path / "bad.told-done").exists)
+        assert not [job for job in (await vault.dead_jobs(limit=200)).jobs if job.kind == kind]
+        with pytest.raises(VaultRefused) as refused:
+            await vault.retry_job(dead.id)
+    assert refused.value.problem.slug == "no-such-job"
+
+
+async def test_a_job_goes_with_the_transaction_that_entered_it(
+    engine: AsyncEngine, dsn: str, kind: str, tmp_path: Path
+) -> None:
+    with pytest.raises(RuntimeError):  # noqa: PT012
+        async with engine.begin() as db:
+            await jobs.enter(db, "vault", kind, "undone")
+            raise RuntimeError
+    await enter(engine, kind, "kept")
+    with worker(dsn, kind, tmp_path, "do"):
+        await until((tmp_path / "kept.told-done").exists)
+    assert files(tmp_path, "undone") == []
+
+
+async def test_the_same_waits_once_and_once_more_behind_one_that_runs(
+    engine: AsyncEngine, dsn: str, kind: str, tmp_path: Path
+) -> None:
+    for _ in range(3):
+        await enter(engine, kind, "same")
+    begun, go = asyncio.Event(), asyncio.Event()
+    ran: list[str] = []
+    at_once = 0
+
+    async def handler(subject: str) -> None:
+        nonlocal at_once
+        at_once += 1
+        assert at_once == 1
+        begun.set()
+        await go.wait()
+        ran.append(subject)
+        at_once -= 1
+
+    queue = Jobs(dsn, "vault", Told(tmp_path), lease=timedelta(seconds=5))
+    queue.handle(kind, handler)
+    working = asyncio.create_task(queue.work())
+    await asyncio.wait_for(begun.wait(), 30)
+    for _ in range(3):
+        await enter(engine, kind, "same")
+    go.set()
+    await until(lambda: len(ran) == 2)
+    await asyncio.sleep(0.5)
+    working.cancel()
+    await asyncio.gather(working, return_exceptions=True)
+    assert ran == ["same", "same"]
+
+
+async def test_a_stopped_worker_gives_its_job_back(engine: AsyncEngine, dsn: str, kind: str, tmp_path: Path) -> None:
+    await enter(engine, kind, "long")
+    begun = asyncio.Event()
+
+    async def handler(subject: str) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    queue = Jobs(dsn, "vault", Told(tmp_path), lease=timedelta(minutes=10))
+    queue.handle(kind, handler)
+    working = asyncio.create_task(queue.work())
+    await asyncio.wait_for(begun.wait(), 30)
+    working.cancel()
+    await asyncio.wait_for(asyncio.gather(working, return_exceptions=True), 15)
+    with worker(dsn, kind, tmp_path, "do"):
+        await until((tmp_path / "long.told-done").exists, 30)
+
+
+async def test_one_worker_at_a_time_does_what_recurs(dsn: str, kind: str, tmp_path: Path) -> None:
+    did: dict[str, int] = {"a": 0, "b": 0}
+
+    def queue(name: str) -> Jobs:
+        async def step() -> None:
+            did[name] += 1
+
+        made = Jobs(dsn, "vault", Told(tmp_path))
+        made.every(kind, 0.05, step)
+        return made
+
+    first = asyncio.create_task(queue("a").work())
+    await until(lambda: did["a"] > 2)
+    second = asyncio.create_task(queue("b").work())
+    await until(lambda: did["a"] > 10)
+    assert did["b"] == 0
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    await until(lambda: did["b"] > 2)
+    second.cancel()
+    await asyncio.gather(second, return_exceptions=True)
