@@ -39,7 +39,7 @@ from services.vault.stores.s3 import S3Store
 from services.vault.watch import CLOCK, CONFIGURATION, UNAVAILABLE, Watch
 from tests.rooms.liar import Answer, Gateway, Request, gateway, truthful
 from tests.rooms.sealed import Room, ask, open_recording, room_of, seal, settings_of
-from tests.system import System
+from tests.system import System, running
 
 
 @pytest.fixture
@@ -368,12 +368,16 @@ async def test_a_bucket_that_loses_its_lock_configuration_is_an_alarm(s3: Room) 
         await store.stop()
 
 
-async def test_a_running_vault_samples_by_itself_and_looks_again_at_what_was_an_alarm(s3: Room) -> None:
-    (key,) = await seal(s3.client, await open_recording(s3.client), [b"falsely accused"])
-    await s3.alarms.sound(sampling.DIFFERS, key, "一次误报")
-    async with _vault(settings_of(s3.system, sample_per_minute="600"), s3.system):
-        for _ in range(200):
-            if await s3.told(sampling.DIFFERS, key) is None:
-                return
-            await asyncio.sleep(0.1)
+async def test_a_running_vault_samples_by_itself_and_looks_again_at_what_was_an_alarm() -> None:
+    with running(None, settings={"QUANCHENG_VAULT_SAMPLE_PER_MINUTE": "600"}) as system:
+        settings = settings_of(system)
+        assert settings.local_root and settings.local_public_url
+        store = LocalStore(settings.local_root, settings.local_public_url, b"x" * 32)
+        async with room_of(system, store) as room:
+            (key,) = await seal(room.client, await open_recording(room.client), [b"falsely accused"])
+            await room.alarms.sound(sampling.DIFFERS, key, "一次误报")
+            for _ in range(200):
+                if await room.told(sampling.DIFFERS, key) is None:
+                    return
+                await asyncio.sleep(0.1)
     pytest.fail("the alarm was not looked at again")
