@@ -51,6 +51,7 @@ from services.vault.log import statement
 from services.vault.log.sequencer import Sequencer, enter
 from services.vault.minutes import state_segments
 from services.vault.models import Enrolment, Manifest, Recording, Segment
+from services.vault.retention import settle_if_held
 from services.vault.sealing import prefix_of
 from services.vault.stores.port import Store
 from services.vault.sweeping import Sweeper
@@ -226,7 +227,10 @@ class Closer:
             stored = await self._store.put(row.key, row.envelope, retain_until)
             this = (col(Manifest.recording_id) == row.recording_id) & (col(Manifest.number) == row.number)
             async with self._engine.begin() as db:
-                await db.execute(update(Manifest).where(this).values(version=stored.version))
+                await db.execute(
+                    update(Manifest).where(this).values(version=stored.version, retain_until=retain_until)
+                )
+                await settle_if_held(db, row.recording_id)
         return len(rows)
 
     async def _source(self, recording: UUID) -> Any:
@@ -311,6 +315,8 @@ async def _lock(db: AsyncConnection, recording: UUID) -> tuple[str, int]:
     """Alone with the recording: its state, and the number of the manifest that is being collected or was last."""
     query = select(col(Recording.state), col(Recording.number)).where(col(Recording.id) == recording)
     row = (await db.execute(query.with_for_update())).one()
+    if row.state in ("disposing", "disposed"):
+        raise errors.RecordingDisposed
     return row.state, row.number
 
 

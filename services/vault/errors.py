@@ -44,6 +44,46 @@ class NoSuchStatement(VaultError):
     status, slug, title = 404, "no-such-statement", "日志中没有这一条记录。"
 
 
+class NotInStore(VaultError):
+    status, slug, title = 502, "not-in-store", "存储中已没有登记的这一版本。"
+
+
+class StillLocked(VaultError):
+    status, slug, title = 409, "still-locked", "存储拒绝删除：锁定未到期或处于留存状态。"
+
+
+class RecordingDisposed(VaultError):
+    status, slug, title = 410, "recording-disposed", "该记录已按规定销毁，仅存销毁凭证。"
+
+
+class NoSuchHold(VaultError):
+    status, slug, title = 404, "no-such-hold", "没有这一项复议诉讼留存。"
+
+
+class HoldDiffers(VaultError):
+    status, slug, title = 409, "hold-differs", "同一编号的留存属于另一案件或另一事由。"
+
+
+class HoldReleased(VaultError):
+    status, slug, title = 409, "hold-released", "该项留存已经解除，须另立新的留存。"
+
+
+class OrderNotAuthorized(VaultError):
+    status, slug, title = 403, "order-not-authorized", "该指令没有两名在册保管人的有效签名，未予执行。"
+
+
+class OrderUnfit(VaultError):
+    status, slug, title = 422, "order-unfit", "该指令的内容不合规定，或已过有效期，未予执行。"
+
+
+class OrderDiffers(VaultError):
+    status, slug, title = 409, "order-differs", "同一编号的指令先前有不同内容，未予执行。"
+
+
+class CustodianDiffers(VaultError):
+    status, slug, title = 409, "custodian-differs", "该保管人密钥已经登记过，不能重复登记或更名。"
+
+
 class NoSuchJob(VaultError):
     status, slug, title = 404, "no-such-job", "没有这一项待处理的后台任务。"
 

@@ -86,6 +86,9 @@ class Exporter:
         # 1. The act in the log.
         async with self._engine.connect() as db:
             logged = await db.scalar(select(col(LogEntry.statement)).where(col(LogEntry.act) == request.act))
+            these = col(Recording.id).in_(request.recordings)
+            disposed = select(col(Recording.id)).where(these, col(Recording.state).in_(("disposing", "disposed")))
+            gone = [str(each) for each in await db.scalars(disposed)]
             closed = set(
                 await db.scalars(
                     select(col(Manifest.recording_id)).where(col(Manifest.recording_id).in_(request.recordings))
@@ -99,6 +102,8 @@ class Exporter:
             raise errors.ActDiffers
         if closed != set(request.recordings):
             raise errors.NoSuchRecording
+        if gone:
+            raise errors.RecordingDisposed(recordings=gone)
         rows = await self._closed(request.recordings)
         for row in rows:
             await self._sequencer.settled(row.act)

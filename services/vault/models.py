@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, DateTime, LargeBinary, SmallInteger
+from sqlalchemy import ARRAY, CHAR, BigInteger, DateTime, LargeBinary, SmallInteger
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, MetaData, SQLModel
 
@@ -37,7 +37,8 @@ class Enrolment(Table, table=True):
 
 
 class Recording(Table, table=True):
-    """open -> closed, and back to open with the next number where something comes after all. A series stays open."""
+    """open -> closed, and back to open with the next number where something comes after all. A series stays open.
+    Either -> disposing -> disposed."""
 
     __tablename__ = "recordings"
     id: UUID = Field(primary_key=True)
@@ -51,11 +52,16 @@ class Recording(Table, table=True):
     """Of the manifest that is being collected, or was last: what comes after the closing opens the next."""
     active_at: datetime = Field(sa_type=_Time)
     """When the source last asked or committed."""
+    keep_until: datetime | None = Field(default=None, sa_type=_Time)
+    """Until when it is to be kept, where somebody said so; else the default for its kind holds."""
+    permanent: bool = False
+    renew_at: datetime | None = Field(default=None, sa_type=_Time)
+    """When its locks are to be looked at next."""
 
 
 class Segment(Table, table=True):
     """asked -> sealed; asked -> lapsed where nothing came in a day, and back by a new ask. The primary key is what
-    a receipt is idempotent by."""
+    a receipt is idempotent by. sealed -> disposed by order of two custodians."""
 
     __tablename__ = "segments"
     recording_id: UUID = Field(primary_key=True)
@@ -80,6 +86,8 @@ class Segment(Table, table=True):
     conflict_act: UUID | None = None
     number: int = 0
     """Of the manifest that lists it; it counts from the sealing on."""
+    held: bool = False
+    """Whether the store was last asked to hold it; `retain_until` is what it was last asked to lock until."""
 
 
 class Stray(Table, table=True):
@@ -111,6 +119,84 @@ class Manifest(Table, table=True):
     key: str
     version: str | None = None
     act: UUID
+    retain_until: datetime | None = Field(default=None, sa_type=_Time)
+    held: bool = False
+
+
+class KeptFile(Table, table=True):
+    """A sealed file that belongs to no recording and is kept for good."""
+
+    __tablename__ = "kept_files"
+    key: str = Field(primary_key=True)
+    version: str
+    retain_until: datetime = Field(sa_type=_Time)
+
+
+class Term(Table, table=True):
+    """Until when a recording is to be kept, and by what rule: the last one holds. None: for good."""
+
+    __tablename__ = "terms"
+    place: int | None = Field(default=None, primary_key=True, sa_type=BigInteger)
+    recording_id: UUID
+    keep_until: datetime | None = Field(default=None, sa_type=_Time)
+    basis: str
+    schedule: str | None = None
+    at: datetime = Field(sa_type=_Time)
+
+
+class Custodian(Table, table=True):
+    __tablename__ = "custodians"
+    key_id: str = Field(primary_key=True)
+    name: str
+    public_key: bytes = Field(sa_type=LargeBinary)
+    act: UUID
+    enrolled_at: datetime = Field(sa_type=_Time)
+    removed_at: datetime | None = Field(default=None, sa_type=_Time)
+    removed_act: UUID | None = None
+
+
+class Order(Table, table=True):
+    """What two custodians signed and the vault carried out."""
+
+    __tablename__ = "orders"
+    id: UUID = Field(primary_key=True)
+    act: str
+    envelope: dict[str, Any] = Field(sa_type=JSONB)
+    custodians: list[str] = Field(sa_type=ARRAY(CHAR(64)))
+    at: datetime = Field(sa_type=_Time)
+
+
+class Hold(Table, table=True):
+    """active -> released."""
+
+    __tablename__ = "holds"
+    id: UUID = Field(primary_key=True)
+    case_id: UUID
+    reason: str
+    state: str
+    placed_at: datetime = Field(sa_type=_Time)
+    released_at: datetime | None = Field(default=None, sa_type=_Time)
+    order_id: UUID | None = None
+
+
+class HeldRecording(Table, table=True):
+    __tablename__ = "held_recordings"
+    recording_id: UUID = Field(primary_key=True)
+    hold_id: UUID = Field(primary_key=True)
+    act: UUID
+
+
+class Tombstone(Table, table=True):
+    """A disposal that has begun, and what is left of the recording once it has ended."""
+
+    __tablename__ = "tombstones"
+    recording_id: UUID = Field(primary_key=True)
+    order_id: UUID
+    act: UUID
+    began_at: datetime = Field(sa_type=_Time)
+    envelope: bytes | None = Field(default=None, sa_type=LargeBinary)
+    key: str | None = None
+    version: str | None = None
 
 
 class Alarm(Table, table=True):

@@ -39,6 +39,12 @@ API_VERBS = frozenset(
         "alarms",
         "jobs",
         "retry-job",
+        "term",
+        "retention",
+        "hold",
+        "holds",
+        "release",
+        "tombstone",
     }
 )
 
@@ -180,6 +186,51 @@ async def alarms(
     vault: Annotated[Vault, Depends(allowed("alarms"))], limit: Annotated[int, Query(ge=1, le=200)] = 50
 ) -> wire.Alarms:
     return await vault.alarms.standing(limit)
+
+
+@private.put("/recordings/{recording}/term", status_code=204)
+async def set_term(recording: UUID, message: wire.SetTerm, vault: Annotated[Vault, Depends(allowed("term"))]) -> None:
+    await vault.retention.set_term(recording, message)
+
+
+@private.get("/recordings/{recording}/retention")
+async def retention(recording: UUID, vault: Annotated[Vault, Depends(allowed("retention"))]) -> wire.RetentionState:
+    return await vault.holds.retention_of(recording)
+
+
+@private.get("/recordings/{recording}/tombstone")
+async def tombstone(recording: UUID, vault: Annotated[Vault, Depends(allowed("tombstone"))]) -> wire.Tombstone:
+    return await vault.disposer.tombstone(recording)
+
+
+@private.put("/holds/{hold}")
+async def place_hold(
+    hold: UUID, message: wire.PlaceHold, vault: Annotated[Vault, Depends(allowed("hold"))]
+) -> wire.Hold:
+    return await vault.holds.place(hold, message)
+
+
+@private.get("/holds/{hold}")
+async def hold_state(hold: UUID, vault: Annotated[Vault, Depends(allowed("holds"))]) -> wire.Hold:
+    return await vault.holds.state(hold)
+
+
+@private.get("/holds")
+async def holds(
+    vault: Annotated[Vault, Depends(allowed("holds"))],
+    case: UUID | None = None,
+    active: bool = False,
+    after: UUID | None = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+) -> wire.Holds:
+    return await vault.holds.listed(case=case, active=active, after=after, limit=limit)
+
+
+@private.post("/holds/{hold}/release")
+async def release(
+    hold: UUID, message: wire.Envelope, vault: Annotated[Vault, Depends(allowed("release"))]
+) -> wire.Hold:
+    return await vault.holds.release(hold, message)
 
 
 @private.get("/jobs/dead")

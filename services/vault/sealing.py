@@ -37,6 +37,7 @@ from services.vault.keys import Keys
 from services.vault.log import statement
 from services.vault.log.sequencer import enter
 from services.vault.models import Enrolment, Recording, Segment
+from services.vault.retention import RENEW_BEFORE, settle_if_held
 from services.vault.stores.port import Store, StoredObject
 from services.vault.watch import Watch
 
@@ -72,6 +73,7 @@ class Sealing:
     async def _open(self, recording: UUID, kind: str, opening: dict[str, Any]) -> None:
         now = datetime.now(UTC)
         values = opening | {"id": recording, "kind": kind, "opened_at": now, "active_at": now, "state": "open"}
+        values["renew_at"] = now + max(self._retention - RENEW_BEFORE, self._retention / 2)
         enrolled = select(col(Enrolment.recorder)).where(col(Enrolment.key_id) == opening["key_id"])
         async with self._engine.begin() as db:
             if opening["key_id"] is not None and await db.scalar(enrolled) is None:
@@ -100,7 +102,7 @@ class Sealing:
     async def receipt(self, recording: UUID, sequence: int, sha256: str) -> wire.SealedSegment:
         async with self._engine.connect() as db:
             rows = await _rows(db, recording, [(sequence, sha256)])
-        if not rows or rows[sequence, sha256].state != "sealed":
+        if not rows or rows[sequence, sha256].state not in ("sealed", "disposed"):
             raise errors.NoSuchSegment
         return sealed_segment(rows[sequence, sha256])
 
@@ -189,6 +191,8 @@ class Sealing:
                     opened = {"state": "open", "number": number, "active_at": datetime.now(UTC)}
                     await db.execute(update(Recording).where(col(Recording.id) == recording).values(opened))
                 await _state_conflicts(db, recording, sealed)
+                if sealed:
+                    await settle_if_held(db, recording)
                 if locked.kind == "series":
                     await _state_versions(db, [rows[one["sequence"], one["sha256"]] for one in sealed])
                 rows = await _rows(db, recording, [(name.sequence, name.sha256) for name in names])
@@ -331,13 +335,20 @@ async def lock(db: AsyncConnection, recording: UUID, *, by_source: bool = False)
     this = col(Recording.id) == recording
     told = (col(Recording.kind), col(Recording.state), col(Recording.number))
     row = (
-        await db.execute(update(Recording).where(this).values(active_at=datetime.now(UTC)).returning(*told))
+        await db.execute(update(Recording).where(this).values(_active(datetime.now(UTC))).returning(*told))
         if by_source
         else await db.execute(select(*told).where(this).with_for_update(key_share=True))
     ).one_or_none()
     if row is None:
         raise errors.NoSuchRecording
+    if row.state in ("disposing", "disposed"):
+        raise errors.RecordingDisposed
     return row
+
+
+def _active(now: datetime) -> dict[str, Any]:
+    """A source was here; what it brings has locks that somebody will have to look at."""
+    return {"active_at": now, "renew_at": func.coalesce(col(Recording.renew_at), now + timedelta(days=30))}
 
 
 async def _rows(

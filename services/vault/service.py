@@ -27,11 +27,15 @@ from uuid_utils.compat import uuid7
 
 from services.jobs import Jobs
 from services.vault import database, errors, jobs, keys, minutes
+from services.vault import retention as retention_
 from services.vault.alarms import Alarms
 from services.vault.closing import Closer
 from services.vault.contract import wire
 from services.vault.contract.verify import key_id
+from services.vault.custodians import Custodians
+from services.vault.disposal import Disposer
 from services.vault.export import Exporter
+from services.vault.holds import Holds
 from services.vault.keys import Keys
 from services.vault.log import statement
 from services.vault.log.appending import Appender
@@ -39,7 +43,8 @@ from services.vault.log.checkpoints import Checkpoints
 from services.vault.log.publish import Publisher
 from services.vault.log.sequencer import Sequencer, enter
 from services.vault.log.witnesses import Policy
-from services.vault.models import Enrolment, KeyRecord, LogHead, Segment
+from services.vault.models import Enrolment, KeyRecord, LogHead, Recording, Segment
+from services.vault.retention import Defaults, Retention
 from services.vault.sampling import Sampler
 from services.vault.sealing import Sealing
 from services.vault.settings import Settings
@@ -76,12 +81,20 @@ class Vault:
         self.closer = Closer(engine, store, own, self.sequencer, self.sweeper, retention=retention, idle=idle)
         self.timestamper = Timestamper(engine, store, authorities, retention=retention)
         self.exporter = Exporter(engine, store, own, self.sequencer, self.checkpoints, self.timestamper)
+        self.custodians = Custodians(engine)
+        default = Defaults(timedelta(days=settings.keep_days))
+        self.retention = Retention(engine, store, self.alarms, defaults=default)
+        self.holds = Holds(engine, self.custodians, self.retention)
+        self.disposer = Disposer(engine, store, own, self.sequencer, self.custodians, self.retention)
         told = jobs.Told(engine, self.alarms)
         self.jobs = Jobs(settings.dsn.get_secret_value(), jobs.SCHEMA, told)
         self.jobs.every("tidy", _TIDY_SECONDS, self._tidy)
         self.jobs.every("sweep", settings.sweep_every_seconds, self._sweep)
         self.jobs.every("stamp", _STAMP_SECONDS, self.timestamper.run)
         self.jobs.every("sample", 60 / settings.sample_per_minute, self.sampler.look)
+        self.jobs.every("renew", settings.renew_every_seconds, self._renew)
+        self.jobs.handle(retention_.SETTLE, self.retention.settle)
+        self.jobs.handle(retention_.RECONCILE, self.retention.reconcile)
         self._loops: list[asyncio.Task[None]] = []
 
     @classmethod
@@ -158,6 +171,9 @@ class Vault:
         query = select(Segment).where(col(Segment.recording_id) == recording, col(Segment.state) == "sealed")
         query = query.where(col(Segment.sequence).in_({item.sequence for item in message.items}))
         async with self.engine.connect() as db:
+            state = await db.scalar(select(col(Recording.state)).where(col(Recording.id) == recording))
+            if state in ("disposing", "disposed"):
+                raise errors.RecordingDisposed
             rows = {(row.sequence, row.sha256): row for row in await db.execute(query)}
         now, tickets = datetime.now(UTC), []
         for item in message.items:
@@ -203,6 +219,10 @@ class Vault:
             self.sequencer.poke()
         await self.closer.seal_manifests()
         await self.closer.close_idle_supplements()
+
+    async def _renew(self) -> None:
+        await self.retention.enter_due()
+        await self.retention.renew_files()
 
     async def _look(self) -> None:
         await asyncio.sleep(_WATCH_SECONDS)

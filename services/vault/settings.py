@@ -67,6 +67,11 @@ class Settings(BaseSettings):
     retention_days: Annotated[int, Field(ge=1, le=366)] = 180
     """How far ahead an object is locked when it is put (DESIGN rule 5: at most twelve months)."""
 
+    keep_days: Annotated[int, Field(ge=1, le=36500)] = 184
+    """How long a recording is kept that nobody set a term for, after its source was last active: six months."""
+    renew_every_seconds: Annotated[float, Field(gt=0, le=86400)] = 600
+    """How often it is looked whose locks are due for renewal."""
+
     sweep_after_seconds: Annotated[float, Field(gt=0)] = 15 * 60
     """How long after its last ticket a segment that nobody committed is first looked for in the store. Looked for
     again at twice that time, and so on."""

@@ -43,6 +43,7 @@ from services.vault.contract.wire import StampState
 from services.vault.errors import CertificateFault
 from services.vault.log import checkpoints
 from services.vault.models import AuthorityRecord, LogCheckpoint, Timestamp
+from services.vault.retention import keep
 from services.vault.settings import Settings
 from services.vault.stores.port import Store
 
@@ -210,7 +211,8 @@ class Timestamper:
                 (f"{stem}.tsr", row.token),
                 (f"timestamps/authorities/{row.tsa}.pem", row.certificate),
             ):
-                await self._store.put(key, data, retain_until)
+                stored = await self._store.put(key, data, retain_until)
+                await keep(self._engine, key, stored.version, retain_until)
             async with self._engine.begin() as db:
                 this = col(Timestamp.size) == row.size
                 await db.execute(update(Timestamp).where(this).values(sealed_at=datetime.now(UTC)))

@@ -135,6 +135,33 @@ class VaultClient:
         """The alarms that stand; `limit` is at most 200."""
         return await self._call(wire.Alarms, "GET", f"/v1/alarms?limit={limit}")
 
+    async def set_term(self, recording: UUID, term: wire.SetTerm) -> None:
+        await self._send("PUT", f"/v1/recordings/{recording}/term", term)
+
+    async def retention(self, recording: UUID) -> wire.RetentionState:
+        return await self._call(wire.RetentionState, "GET", f"/v1/recordings/{recording}/retention")
+
+    async def tombstone(self, recording: UUID) -> wire.Tombstone:
+        return await self._call(wire.Tombstone, "GET", f"/v1/recordings/{recording}/tombstone")
+
+    async def hold(self, hold: UUID, message: wire.PlaceHold) -> wire.Hold:
+        """Idempotent by its id; more recordings may be brought under it. The store's flags follow (`hold_state`)."""
+        return await self._call(wire.Hold, "PUT", f"/v1/holds/{hold}", message)
+
+    async def hold_state(self, hold: UUID) -> wire.Hold:
+        return await self._call(wire.Hold, "GET", f"/v1/holds/{hold}")
+
+    async def holds(
+        self, *, case: UUID | None = None, active: bool = False, after: UUID | None = None, limit: int = 50
+    ) -> wire.Holds:
+        asked = {"case": case, "active": active or None, "after": after, "limit": limit}
+        query = "&".join(f"{name}={value}" for name, value in asked.items() if value is not None)
+        return await self._call(wire.Holds, "GET", f"/v1/holds?{query}")
+
+    async def release(self, hold: UUID, order: wire.Envelope) -> wire.Hold:
+        """`order` is `custody.Release`, signed by two custodians."""
+        return await self._call(wire.Hold, "POST", f"/v1/holds/{hold}/release", order)
+
     async def dead_jobs(self, *, after: int | None = None, limit: int = 50) -> wire.DeadJobs:
         """Jobs that somebody has to look at, newest first; `limit` is at most 200."""
         page = f"&after={after}" if after is not None else ""

@@ -26,6 +26,7 @@ from services.vault.log import tiles, tree
 from services.vault.log.checkpoints import Checkpoints
 from services.vault.log.sequencer import tiles_for
 from services.vault.models import LogEntry, LogHead
+from services.vault.retention import keep
 from services.vault.stores.port import Store
 
 CHECKPOINT = "checkpoint"
@@ -122,4 +123,5 @@ class Publisher:
         ]
         key = f"statements/{done:012d}-{upto:012d}.jsonl"
         retain_until = (datetime.now(UTC) + self._retention).replace(microsecond=0)
-        await self._store.put(key, b"".join(lines), retain_until)
+        stored = await self._store.put(key, b"".join(lines), retain_until)
+        await keep(self._engine, key, stored.version, retain_until)

@@ -24,6 +24,10 @@ FIELDS: dict[str, frozenset[str]] = {
     "export": frozenset({"recordings", "person", "purpose"}),
     "enrolment": frozenset({"recorder", "key_id", "public_key"}),
     "key": frozenset({"purpose", "key_id", "public_key"}),
+    "custodian": frozenset({"key_id", "public_key", "enrolled", "order"}),
+    "hold": frozenset({"hold", "case", "recordings"}),
+    "release": frozenset({"hold", "case", "order", "custodians"}),
+    "disposal": frozenset({"recording", "order", "custodians", "manifests"}),
 }
 """Kinds and the fields each must have; more are allowed."""
 

@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 
 from services.vault.contract.http import Receive, Scope, Send, problem
 from services.vault.contract.wire import MAX_SEGMENT_BYTES, TICKET_SECONDS, Lock
-from services.vault.errors import StoredDiffers, StoreUnfit
+from services.vault.errors import NotInStore, StillLocked, StoredDiffers, StoreUnfit
 from services.vault.stores.port import GetTicket, PutTicket, StoredName, StoredObject
 
 MOUNT = "/store"
@@ -53,6 +53,7 @@ class LocalStore:
     def __init__(self, root: Path, public_url: str, secret: bytes, *, immutable: bool = True):
         self._root = root
         self._evidence, self._log, self._incoming = root / "evidence", root / "log", root / "incoming"
+        self._held = root / "held"
         self._public = public_url.rstrip("/")
         self._host = urlsplit(self._public).netloc
         self._secret = secret
@@ -115,6 +116,17 @@ class LocalStore:
         if found is None or found.sha256 != sha256:
             raise StoredDiffers(f"{key} is not what was put")
         return found
+
+    async def extend(self, key: str, version: str, retain_until: datetime) -> None:
+        """Nothing is locked here, so nothing becomes longer; the vault's own record of the date stands alone."""
+        if not await asyncio.to_thread(self._path(key).exists):
+            raise NotInStore(key)
+
+    async def hold(self, key: str, version: str, on: bool) -> None:
+        await asyncio.to_thread(self._set_held, key, on)
+
+    async def delete(self, key: str, version: str) -> None:
+        await asyncio.to_thread(self._delete, key)
 
     async def list(self, prefix: str) -> AsyncIterator[StoredName]:
         found = self._walk(prefix)
@@ -256,7 +268,29 @@ class LocalStore:
                 self._sync_name(self._path(key), file.fileno())
         except FileNotFoundError:
             return None
-        return StoredObject(key, _VERSION, size, digest, self.lock, None)
+        return StoredObject(key, _VERSION, size, digest, self.lock, None, (self._held / key).exists())
+
+    def _set_held(self, key: str, on: bool) -> None:
+        """The flag is an empty file of the same name beside the evidence; what bears it is not deleted."""
+        flag = self._held / key
+        if not self._path(key).exists():
+            raise NotInStore(key)
+        flag.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if on:
+            flag.touch(mode=0o444)
+        else:
+            flag.unlink(missing_ok=True)
+        _sync_folder(flag.parent)
+
+    def _delete(self, key: str) -> None:
+        path = self._path(key)
+        if (self._held / key).exists():
+            raise StillLocked(key)
+        if path.exists():
+            with path.open("rb") as file:
+                _set_immutable(file.fileno(), False)
+            path.unlink()
+            _sync_folder(path.parent)
 
     def _write_whole(self, target: Path, data: bytes) -> bool:
         temporary = self._incoming / secrets.token_hex(16)
@@ -288,7 +322,7 @@ class LocalStore:
             if folder == self._root:
                 break
         if self._immutable:
-            _make_immutable(descriptor)
+            _set_immutable(descriptor, True)
 
     def _replace(self, target: Path, data: bytes) -> None:
         temporary = self._incoming / secrets.token_hex(16)
@@ -335,12 +369,12 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _make_immutable(descriptor: int) -> None:
+def _set_immutable(descriptor: int, on: bool) -> None:
     """Best effort: needs CAP_LINUX_IMMUTABLE and a file system that knows the flag."""
     flags = array.array("l", [0])
     try:
         fcntl.ioctl(descriptor, _FS_IOC_GETFLAGS, flags, True)
-        flags[0] |= _FS_IMMUTABLE_FL
+        flags[0] = flags[0] | _FS_IMMUTABLE_FL if on else flags[0] & ~_FS_IMMUTABLE_FL
         fcntl.ioctl(descriptor, _FS_IOC_SETFLAGS, flags, True)
     except OSError:
         return

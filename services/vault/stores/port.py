@@ -39,6 +39,7 @@ class StoredObject:
     sha256: str
     lock: Lock
     retain_until: datetime | None
+    held: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,12 @@ class Store(Protocol):
     async def put(self, key: str, data: bytes, retain_until: datetime) -> StoredObject:
         """Seal the vault's own bytes (manifests, statements). The same again answers the same object."""
 
+    async def extend(self, key: str, version: str, retain_until: datetime) -> None:
+        """Lock it for longer; it never becomes less. Raises NotInStore where this version is not there."""
+
+    async def hold(self, key: str, version: str, on: bool) -> None:
+        """Set or clear the flag of a legal hold, whatever it was. Raises NotInStore."""
+
     def list(self, prefix: str) -> AsyncIterator[StoredName]:
         """Every version of everything whose key begins with `prefix`, a page at a time, in no promised order."""
 
@@ -91,3 +98,12 @@ class Store(Protocol):
         """Write a public file of the log: durable when this returns; overwritten unless `immutable`."""
 
     async def published(self, path: str) -> bytes | None: ...
+
+
+class Shredder(Protocol):
+    """Deletes versions: another identity, which the serving vault does not have."""
+
+    async def delete(self, key: str, version: str) -> None:
+        """Gone when this returns, also where it was gone before. Raises StillLocked where the store refuses."""
+
+    async def stop(self) -> None: ...

@@ -27,7 +27,7 @@ from minio.time import to_amz_date
 from pydantic import SecretStr
 
 from services.vault.contract.wire import TICKET_SECONDS, Lock
-from services.vault.errors import StoredDiffers, StoreUnavailable
+from services.vault.errors import NotInStore, StillLocked, StoredDiffers, StoreUnavailable
 from services.vault.settings import Settings
 from services.vault.stores.port import GetTicket, PutTicket, StoredName, StoredObject
 
@@ -122,6 +122,44 @@ class S3Store:
         if found is None or found.sha256 != sha256 or found.lock != self.lock:
             raise StoredDiffers(f"{key} is not what was put")
         return found
+
+    async def extend(self, key: str, version: str, retain_until: datetime) -> None:
+        until = f"<RetainUntilDate>{_store_time(retain_until)}</RetainUntilDate>"
+        body = f"<Retention><Mode>COMPLIANCE</Mode>{until}</Retention>"
+        await self._change("retention", key, version, body)
+
+    async def hold(self, key: str, version: str, on: bool) -> None:
+        await self._change(
+            "legal-hold", key, version, f"<LegalHold><Status>{'ON' if on else 'OFF'}</Status></LegalHold>"
+        )
+
+    async def _change(self, part: str, key: str, version: str, body: str) -> None:
+        content = body.encode()
+        url = self._url(self._evidence, key, f"{part}=&versionId={quote(version, safe='')}")
+        headers = {"content-md5": base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()}
+        payload = hashlib.sha256(content).hexdigest()
+        signed = self._signed("PUT", url, headers, self._keep, payload, datetime.now(UTC))
+        try:
+            response = await self._http.put(url, content=content, headers=signed)
+        except httpx.HTTPError as error:
+            raise StoreUnavailable(str(error)) from error
+        if response.status_code == 404:
+            raise NotInStore(f"{key} version {version}")
+        if response.status_code != 200:
+            raise StoreUnavailable(f"PUT {part} of {key} answered {response.status_code}: {_code(response)}")
+
+    async def delete(self, key: str, version: str, who: Credentials) -> None:
+        """As `who`: none of the identities this store knows by itself may."""
+        url = self._url(self._evidence, key, f"versionId={quote(version, safe='')}")
+        signed = self._signed("DELETE", url, {}, who, _EMPTY, datetime.now(UTC))
+        try:
+            response = await self._http.delete(url, headers=signed)
+        except httpx.HTTPError as error:
+            raise StoreUnavailable(str(error)) from error
+        if response.status_code == 400:
+            raise StillLocked(f"{key}: {_code(response)}")
+        if response.status_code not in (200, 204, 404):
+            raise StoreUnavailable(f"DELETE {key} answered {response.status_code}: {_code(response)}")
 
     async def list(self, prefix: str) -> AsyncIterator[StoredName]:
         asked = {"encoding-type": "url", "max-keys": str(_PAGE), "prefix": prefix, "versions": ""}
@@ -271,11 +309,33 @@ def stored_object(key: str, found: httpx.Headers) -> StoredObject:
         sha256=sha256,
         lock="compliance" if found.get("x-amz-object-lock-mode") == "COMPLIANCE" else "none",
         retain_until=retain_until if retain_until is None or retain_until.tzinfo else None,
+        held=found.get("x-amz-object-lock-legal-hold") == "ON",
     )
+
+
+def _code(response: httpx.Response) -> str:
+    """The store's own word for its refusal, such as `InvalidRequest`."""
+    begin, _, rest = response.text.partition("<Code>")
+    return rest.partition("</Code>")[0] if begin != response.text else ""
 
 
 def _version(version: str | None) -> str:
     return f"versionId={quote(version, safe='')}" if version else ""
+
+
+class S3Shredder:
+    """*dispose*: deletes versions, and can do nothing else. The bucket's versioning and lock are checked by the
+    vault at each of its starts; what is locked or held the store refuses to delete, whoever asks."""
+
+    def __init__(self, settings: Settings, access_key: str, secret_key: SecretStr):
+        self._store = S3Store(settings)
+        self._credentials = Credentials(access_key, secret_key.get_secret_value())
+
+    async def delete(self, key: str, version: str) -> None:
+        await self._store.delete(key, version, self._credentials)
+
+    async def stop(self) -> None:
+        await self._store.stop()
 
 
 def set_up(
