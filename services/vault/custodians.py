@@ -73,7 +73,7 @@ class Custodians:
             raise errors.OrderUnfit("it names another custodian")
         async with self._engine.begin() as db:
             # Two first enrolments at once must not become three.
-            await db.execute(text("LOCK TABLE vault.custodians IN SHARE ROW EXCLUSIVE MODE"))
+            await db.execute(text("SELECT pg_advisory_xact_lock(hashtext('quancheng-custodians'))"))
             known = (await db.execute(select(Custodian).where(col(Custodian.key_id) == identity))).one_or_none()
             if known is not None and known.name == name and known.removed_at is None:
                 return UUID(str(known.act))
@@ -99,7 +99,7 @@ class Custodians:
         if not isinstance(authorized.order, custody.RemoveCustodian):
             raise errors.OrderUnfit("another act")
         async with self._engine.begin() as db:
-            await db.execute(text("LOCK TABLE vault.custodians IN SHARE ROW EXCLUSIVE MODE"))
+            await db.execute(text("SELECT pg_advisory_xact_lock(hashtext('quancheng-custodians'))"))
             this = col(Custodian.key_id) == authorized.order.key_id
             row = (await db.execute(select(Custodian).where(this))).one_or_none()
             if row is None:

@@ -64,10 +64,10 @@ class Settings(BaseSettings):
     `[{"url": "http://tsa.example/", "certificate": "/etc/quancheng/tsa.pem"}]`. Without any, nobody is asked."""
 
     store: Literal["local", "s3"] = "local"
-    retention_days: Annotated[int, Field(ge=1, le=366)] = 180
+    retention_days: Annotated[float, Field(gt=0, le=366)] = 180
     """How far ahead an object is locked when it is put (DESIGN rule 5: at most twelve months)."""
 
-    keep_days: Annotated[int, Field(ge=1, le=36500)] = 184
+    keep_days: Annotated[float, Field(gt=0, le=36500)] = 184
     """How long a recording is kept that nobody set a term for, after its source was last active: six months."""
     renew_every_seconds: Annotated[float, Field(gt=0, le=86400)] = 600
     """How often it is looked whose locks are due for renewal."""

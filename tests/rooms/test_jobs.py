@@ -56,7 +56,7 @@ def worker(dsn: str, kind: str, folder: Path, mode: str) -> Iterator[subprocess.
 
 async def until(true: Callable[[], bool], seconds: float = 60) -> None:
     async with asyncio.timeout(seconds):
-        while not true():  # noqa: ASYNC110 - files and other processes have no event
+        while not true():
             await asyncio.sleep(0.05)
 
 
@@ -100,7 +100,7 @@ async def test_what_fails_backs_off_dies_is_seen_and_can_be_retried(
     with worker(dsn, kind, tmp_path, "fail"):
         await until((tmp_path / "bad.died").exists)
         async with asyncio.timeout(20):
-            while not (  # noqa: ASYNC110
+            while not (
                 found := [job for job in await jobs.dead(engine, "vault", after=None, limit=200) if job.kind == kind]
             ):
                 await asyncio.sleep(0.05)

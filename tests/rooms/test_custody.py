@@ -1,0 +1,444 @@
+"""Terms, holds, release and disposal, on both stores: what two custodians sign happens, and nothing else does."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import text
+from uuid_utils.compat import uuid7
+
+from deploy.local.processes import ROOT
+from services.terminal.closing import root_of, signed_closing
+from services.vault import jobs
+from services.vault.contract import custody, verify, wire
+from services.vault.contract.client import VaultRefused
+from services.vault.disposal import TOMBSTONE_TYPE
+from services.vault.retention import HOLD_MISSING, RECONCILE
+from services.vault.stores import open_store
+from services.vault.stores.port import StoredObject
+from tests.rooms.orders import Keeper, keeper, order, signed
+from tests.rooms.sealed import Room, ask, open_recording, room_of, settings_of
+from tests.system import System, running
+
+LOCK_SECONDS = 12.0
+SHORT = {
+    "QUANCHENG_VAULT_RETENTION_DAYS": str(LOCK_SECONDS / 86400),
+    "QUANCHENG_VAULT_KEEP_DAYS": str(4 / 86400),
+    "QUANCHENG_VAULT_RENEW_EVERY_SECONDS": "1",
+}
+FIRST, SECOND = keeper("档案员甲"), keeper("法制员乙")
+
+
+@pytest.fixture(scope="module", params=["local", "minio"])
+def short(request: pytest.FixtureRequest) -> Iterator[System]:
+    """A system whose locks and terms last seconds, with two custodians."""
+    minio = request.getfixturevalue("minio_binary") if request.param == "minio" else None
+    with running(minio, settings=SHORT) as made:
+        for each in (FIRST, SECOND):
+            done = command(made, "enrol-custodian", each.name, each.public_text)
+            assert done.returncode == 0, done.stderr
+        yield made
+
+
+@pytest.fixture
+async def room(short: System) -> AsyncIterator[Room]:
+    async with room_of(short, open_store(settings_of(short), b"x" * 32)) as made:
+        yield made
+
+
+def command_line(system: System, *arguments: str) -> tuple[list[str], dict[str, str]]:
+    environment = system.stack.vault_environment()
+    kept = system.stack.data / "secrets" / "store-dispose.json"
+    if kept.exists():
+        told = json.loads(kept.read_text())
+        environment |= {f"QUANCHENG_STORE_DISPOSE_{part.upper()}_KEY": told[part] for part in ("access", "secret")}
+    return [sys.executable, "-m", "services.vault", *arguments], environment
+
+
+def command(system: System, *arguments: str) -> subprocess.CompletedProcess[str]:
+    argv, environment = command_line(system, *arguments)
+    return subprocess.run(argv, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=90, check=False)
+
+
+@dataclass
+class Sealed:
+    id: UUID
+    keys: list[str]
+
+
+async def recorded(room: Room, pieces: list[bytes], *, close: bool = True) -> Sealed:
+    key = Ed25519PrivateKey.generate()
+    recording = await open_recording(room.client, key)
+    keys: list[str] = []
+    for first in range(0, len(pieces), 64):
+        part = pieces[first : first + 64]
+        keys += await seal_at(room, recording, first, part)
+    if close:
+        leaves = [(n, hashlib.sha256(data).hexdigest(), len(data)) for n, data in enumerate(pieces)]
+        now = wire.rfc3339(datetime.now(UTC))
+        closing = {"recording": str(recording), "count": len(pieces), "root": root_of(leaves), "missing": []}
+        closing |= {"started_at": now, "ended_at": now, "interrupted": False}
+        await room.client.close(recording, wire.CloseRecording(closing=signed_closing(closing, key)))
+    return Sealed(recording, keys)
+
+
+async def seal_at(room: Room, recording: UUID, first: int, pieces: list[bytes]) -> list[str]:
+    asks = [ask(first + n, data) for n, data in enumerate(pieces)]
+    tickets = (await room.client.exchange(recording, wire.ExchangeRequest(asks=asks))).tickets
+    async with httpx.AsyncClient(trust_env=False) as store:
+        for ticket in tickets:
+            data = pieces[ticket.sequence - first]
+            (await store.put(ticket.url, content=data, headers=ticket.headers)).raise_for_status()
+    commits = [wire.SegmentName(sequence=each.sequence, sha256=each.sha256) for each in asks]
+    sealed = await room.client.exchange(recording, wire.ExchangeRequest(commits=commits))
+    assert len(sealed.sealed) == len(asks)
+    return [f"recordings/{recording}/{each.sequence:010d}-{each.sha256}" for each in asks]
+
+
+async def placed(room: Room, *recordings: UUID, hold: UUID | None = None) -> UUID:
+    hold = hold or uuid7()
+    await room.client.hold(hold, wire.PlaceHold(case=uuid7(), reason="行政复议", recordings=list(recordings)))
+    return hold
+
+
+async def settled(room: Room, hold: UUID, *, objects: int, seconds: float = 60) -> wire.Hold:
+    async with asyncio.timeout(seconds):
+        while True:
+            state = await room.client.hold_state(hold)
+            if state.objects == state.settled >= objects:
+                return state
+            await asyncio.sleep(0.1)
+
+
+async def stored(room: Room, key: str) -> StoredObject:
+    found = await room.store.head(key)
+    assert found is not None
+    return found
+
+
+async def refused(room: Room, awaited: Any) -> str:
+    with pytest.raises(VaultRefused) as told:
+        await awaited
+    return told.value.problem.slug
+
+
+def release(hold: UUID, *keepers: Keeper, **fields: Any) -> wire.Envelope:
+    return signed(order("release", hold=hold, **fields), *keepers)
+
+
+async def lapsed(room: Room, recording: UUID) -> None:
+    """Until every lock of its segments has lapsed."""
+    query = text("SELECT max(retain_until) FROM vault.segments WHERE recording_id = :id")
+    async with room.engine.connect() as db:
+        last = await db.scalar(query, {"id": recording})
+    await asyncio.sleep(max(0.0, (last - datetime.now(UTC)).total_seconds() + 1.5))
+
+
+def disposal(folder: Path, *recordings: UUID, by: tuple[Keeper, ...] = (FIRST, SECOND)) -> Path:
+    what = order("dispose", basis="期限届满，已鉴定", recordings=list(recordings))
+    path = folder / "order.json"
+    path.write_text(signed(what, *by).model_dump_json())
+    return path
+
+
+# --- terms and renewal ---
+
+
+async def test_locks_are_renewed_to_the_end_of_the_term_and_at_most_a_year(room: Room) -> None:
+    near, far = await recorded(room, [b"near"]), await recorded(room, [b"far"])
+    until = (datetime.now(UTC) + timedelta(days=200)).replace(microsecond=0)
+    await room.client.set_term(near.id, wire.SetTerm(keep_until=until, basis="保管期限表 3.2", schedule="2026"))
+    await room.client.set_term(far.id, wire.SetTerm(keep_until=None, basis="永久"))
+    async with asyncio.timeout(30):
+        while (told := await room.client.retention(near.id)).locked_until != until:
+            await asyncio.sleep(0.1)
+        while ((await room.client.retention(far.id)).locked_until or until) <= until:
+            await asyncio.sleep(0.1)
+    assert (told.ends_at, told.terms[0].basis) == (until, "保管期限表 3.2")
+    if room.store.lock == "compliance":
+        assert (await stored(room, near.keys[0])).retain_until == until
+        year = (await stored(room, far.keys[0])).retain_until
+        assert year is not None and timedelta(days=364) < year - datetime.now(UTC) <= timedelta(days=365)
+        manifest = await stored(room, f"recordings/{near.id}/manifest-0000")
+        assert manifest.retain_until == until
+
+
+# --- holds ---
+
+
+async def test_a_hold_covers_what_was_sealed_before_and_what_is_sealed_after(room: Room) -> None:
+    sealed = await recorded(room, [b"one", b"two", b"three"], close=False)
+    hold = await placed(room, sealed.id)
+    await settled(room, hold, objects=3)
+    (later,) = await seal_at(room, sealed.id, 3, [b"four"])
+    state = await settled(room, hold, objects=4)
+    assert (state.recordings, state.objects) == (1, 4)
+    for key in (*sealed.keys, later):
+        found = await stored(room, key)
+        assert found.held
+        if room.store.lock == "compliance":
+            assert found.retain_until and found.retain_until > datetime.now(UTC) + timedelta(days=364)
+
+    assert (await room.client.release(hold, release(hold, FIRST, SECOND))).state == "released"
+    async with asyncio.timeout(60):
+        while (await stored(room, later)).held or (await stored(room, sealed.keys[0])).held:
+            await asyncio.sleep(0.1)
+    if room.store.lock == "compliance":  # clearing the flag frees nothing
+        until = (await stored(room, later)).retain_until
+        assert until and until > datetime.now(UTC) + timedelta(days=364)
+
+
+async def test_a_release_leaves_what_another_hold_covers(room: Room) -> None:
+    shared, alone = await recorded(room, [b"shared"]), await recorded(room, [b"alone"])
+    first, second = await placed(room, shared.id, alone.id), await placed(room, shared.id)
+    await settled(room, first, objects=4)
+    await room.client.release(first, release(first, FIRST, SECOND))
+    async with asyncio.timeout(60):
+        while (await stored(room, alone.keys[0])).held:
+            await asyncio.sleep(0.1)
+    await settled(room, first, objects=4)
+    assert (await stored(room, shared.keys[0])).held
+    assert [each.id for each in (await room.client.holds(active=True, limit=200)).holds if each.id == first] == []
+    assert (await room.client.retention(shared.id)).holds == [second]
+
+
+async def test_the_same_hold_again_changes_nothing_and_another_under_its_number_is_refused(room: Room) -> None:
+    sealed, hold = await recorded(room, [b"again"]), uuid7()
+    message = wire.PlaceHold(case=uuid7(), reason="诉讼", recordings=[sealed.id])
+    await room.client.hold(hold, message)
+    before = await entries(room, "hold")
+    await room.client.hold(hold, message)
+    assert await entries(room, "hold") == before
+    other = message.model_copy(update={"reason": "复议"})
+    assert await refused(room, room.client.hold(hold, other)) == "hold-differs"
+    unknown = message.model_copy(update={"recordings": [uuid7()]})
+    assert await refused(room, room.client.hold(hold, unknown)) == "no-such-recording"
+
+
+async def entries(room: Room, kind: str) -> int:
+    query = text(
+        "SELECT (SELECT count(*) FROM vault.log_entries WHERE convert_from(statement, 'UTF8') LIKE :kind)"
+        " + (SELECT count(*) FROM vault.log_pending WHERE convert_from(statement, 'UTF8') LIKE :kind)"
+    )
+    async with room.engine.connect() as db:
+        return int(await db.scalar(query, {"kind": f'%"kind":"{kind}"%'}) or 0)
+
+
+async def test_a_release_that_two_custodians_did_not_sign_changes_nothing(room: Room) -> None:
+    sealed = await recorded(room, [b"kept"])
+    hold = await placed(room, sealed.id)
+    stranger, now = keeper("路人"), datetime.now(UTC)
+    good = release(hold, FIRST, SECOND)
+    payload = custody.order_bytes(order("release", hold=hold))
+    tries = {
+        "one alone": (release(hold, FIRST), "order-not-authorized"),
+        "one twice": (
+            good.model_copy(update={"signatures": [good.signatures[0], good.signatures[0]]}),
+            "order-not-authorized",
+        ),
+        "a stranger": (release(hold, FIRST, stranger), "order-not-authorized"),
+        "a signature of another order": (
+            good.model_copy(update={"payload": base64.b64encode(payload).decode()}),
+            "order-not-authorized",
+        ),
+        "too old": (
+            release(hold, FIRST, SECOND, issued_at=now - timedelta(days=3), expires_at=now - timedelta(days=1)),
+            "order-unfit",
+        ),
+        "not yet": (
+            release(hold, FIRST, SECOND, issued_at=now + timedelta(days=1), expires_at=now + timedelta(days=2)),
+            "order-unfit",
+        ),
+        "another hold": (release(uuid7(), FIRST, SECOND), "order-unfit"),
+        "another act": (
+            signed(order("dispose", basis="无依据", recordings=[sealed.id]), FIRST, SECOND),
+            "order-unfit",
+        ),
+        "another type": (good.model_copy(update={"payloadType": "text/plain"}), "order-unfit"),
+        "no order": (
+            good.model_copy(update={"payload": base64.b64encode(b'{"act":"release"}').decode()}),
+            "order-unfit",
+        ),
+    }
+    for name, (envelope, slug) in tries.items():
+        assert (name, await refused(room, room.client.release(hold, envelope))) == (name, slug)
+    assert (await room.client.hold_state(hold)).state == "active"
+    # The same order again is the same release; its number cannot mean another.
+    assert (await room.client.release(hold, good)).state == "released"
+    assert (await room.client.release(hold, good)).state == "released"
+    reused = order("release", hold=hold, id=custody.ORDERS.validate_json(base64.b64decode(good.payload)).id)
+    assert await refused(room, room.client.release(hold, signed(reused, FIRST, SECOND))) == "order-differs"
+
+
+async def test_a_flag_that_was_cleared_behind_the_vaults_back_is_an_alarm_and_is_set_again(room: Room) -> None:
+    sealed = await recorded(room, [b"cleared"])
+    hold = await placed(room, sealed.id)
+    await settled(room, hold, objects=2)
+    found = await stored(room, sealed.keys[0])
+    await room.store.hold(found.key, found.version, False)
+    async with room.engine.begin() as db:
+        await jobs.enter(db, RECONCILE, str(sealed.id))
+    async with asyncio.timeout(30):
+        while not (await stored(room, sealed.keys[0])).held:
+            await asyncio.sleep(0.1)
+        while not await room.told(HOLD_MISSING, sealed.keys[0]):
+            await asyncio.sleep(0.1)
+
+
+async def test_a_killed_vault_goes_on_with_a_hold_of_many(room: Room) -> None:
+    sealed = await recorded(room, [f"segment {n}".encode() for n in range(640)])
+    hold = await placed(room, sealed.id)
+    assert room.system.stack.vault
+    room.system.stack.vault.kill()
+    async with asyncio.timeout(120):
+        while True:
+            try:
+                state = await room.client.hold_state(hold)
+            except Exception:  # it is being started again
+                await asyncio.sleep(0.2)
+                continue
+            if state.objects == state.settled:
+                break
+            await asyncio.sleep(0.2)
+    assert state.objects == 641
+    assert all([(await stored(room, key)).held for key in sealed.keys[::40]])
+
+
+# --- custodians ---
+
+
+def test_a_third_custodian_needs_the_order_of_two(short: System, tmp_path: Path) -> None:
+    third, again = keeper("丙"), keeper(FIRST.name)
+    assert "签名" in command(short, "enrol-custodian", third.name, third.public_text).stderr
+    path = tmp_path / "enrol.json"
+    what = order("enrol-custodian", name=third.name, public_key=third.public_text)
+    path.write_text(signed(what, FIRST, SECOND).model_dump_json())
+    other = command(short, "enrol-custodian", "丁", third.public_text, str(path))
+    assert other.returncode == 1
+    assert command(short, "enrol-custodian", third.name, third.public_text, str(path)).returncode == 0
+    what = order("enrol-custodian", name=again.name, public_key=again.public_text)
+    path.write_text(signed(what, SECOND, third).model_dump_json())
+    assert command(short, "enrol-custodian", again.name, again.public_text, str(path)).returncode == 1
+    path.write_text(signed(order("remove-custodian", key_id=third.key_id), FIRST, SECOND).model_dump_json())
+    assert command(short, "remove-custodian", str(path)).returncode == 0
+    assert f"{third.key_id} 丙" in command(short, "custodians").stdout
+    path.write_text(signed(order("remove-custodian", key_id=SECOND.key_id), FIRST, SECOND).model_dump_json())
+    assert command(short, "remove-custodian", str(path)).returncode == 1
+
+
+# --- disposal ---
+
+
+async def test_what_may_not_be_disposed_of_yet_is_named_and_stays(room: Room, tmp_path: Path) -> None:
+    held, open_, kept = (
+        await recorded(room, [b"held"]),
+        await recorded(room, [b"open"], close=False),
+        await recorded(room, [b"kept for good"]),
+    )
+    await placed(room, held.id)
+    await room.client.set_term(kept.id, wire.SetTerm(keep_until=None, basis="永久"))
+    path = disposal(tmp_path, held.id, open_.id, kept.id, uuid7())
+    for arguments in (["dispose", "--check"], ["dispose"]):
+        done = await asyncio.to_thread(command, room.system, *arguments, str(path))
+        assert done.returncode == 1
+        for why in ("处于复议诉讼留存中", "尚未关闭", "永久保管", "证据库中没有这一记录"):
+            assert why in done.stdout, done.stdout + done.stderr
+    for sealed in (held, open_, kept):
+        assert await room.store.head(sealed.keys[0]) is not None
+    path = disposal(tmp_path, kept.id, by=(FIRST,))
+    done = await asyncio.to_thread(command, room.system, "dispose", str(path))
+    assert (done.returncode, "签名" in done.stderr) == (1, True)
+
+
+async def test_a_disposal_deletes_the_media_and_leaves_a_tombstone(room: Room, tmp_path: Path) -> None:
+    sealed = await recorded(room, [b"to be", b"forgotten"])
+    path = disposal(tmp_path, sealed.id)
+    early = await asyncio.to_thread(command, room.system, "dispose", "--check", str(path))
+    assert "保管期限未满" in early.stdout or "存储锁定至" in early.stdout or room.store.lock == "none"
+    await lapsed(room, sealed.id)
+    done = await asyncio.to_thread(command, room.system, "dispose", str(path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "已销毁 1 项" in done.stdout
+
+    for key in sealed.keys:
+        assert await room.store.head(key) is None
+    assert await room.store.head(f"recordings/{sealed.id}/manifest-0000") is not None
+    left = await room.client.tombstone(sealed.id)
+    identity = await room.client.identity()
+    key = verify.Ed25519PublicKey.from_public_bytes(base64_of(identity.receipt_key))
+    told = verify.verify_envelope(left.tombstone.model_dump(), {identity.receipt_key_id: key}, TOMBSTONE_TYPE)
+    assert (told["recording"], told["segments"], told["media_bytes"]) == (str(sealed.id), 2, 14)
+    statement = (await room.client.proof(left.act)).statement
+    assert (statement["kind"], statement["recording"]) == ("disposal", str(sealed.id))
+    assert sorted(statement["custodians"]) == sorted([FIRST.key_id, SECOND.key_id])
+
+    name = wire.SegmentName(sequence=0, sha256=hashlib.sha256(b"to be").hexdigest())
+    message = wire.ReadTicketsRequest(items=[name])
+    assert await refused(room, room.client.read_tickets(sealed.id, message)) == "recording-disposed"
+    again = wire.ExchangeRequest(asks=[ask(0, b"to be")])
+    assert await refused(room, room.client.exchange(sealed.id, again)) == "recording-disposed"
+    held = wire.PlaceHold(case=uuid7(), reason="太迟", recordings=[sealed.id])
+    assert await refused(room, room.client.hold(uuid7(), held)) == "recording-disposed"
+    assert (await room.client.receipt(sealed.id, name)).sha256 == name.sha256
+    repeated = await asyncio.to_thread(command, room.system, "dispose", str(path))
+    assert (repeated.returncode, "先前已销毁" in repeated.stdout) == (0, True)
+
+
+def base64_of(text: str) -> bytes:
+    return base64.b64decode(text)
+
+
+async def test_a_killed_disposal_goes_on_where_it_was(room: Room, tmp_path: Path) -> None:
+    sealed = await recorded(room, [f"piece {n}".encode() for n in range(320)])
+    await lapsed(room, sealed.id)
+    path = disposal(tmp_path, sealed.id)
+    argv, environment = command_line(room.system, "dispose", str(path))
+    process = subprocess.Popen(argv, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL)
+    try:
+        async with asyncio.timeout(60):
+            while not (gone := await disposed(room, sealed.id)) > 0:
+                await asyncio.sleep(0.01)
+    finally:
+        process.kill()
+        process.wait()
+    assert gone < 320
+    with pytest.raises(VaultRefused):
+        await room.client.tombstone(sealed.id)
+    done = await asyncio.to_thread(command, room.system, "dispose", str(path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert await disposed(room, sealed.id) == 320
+    assert (await room.client.tombstone(sealed.id)).tombstone.decoded()["segments"] == 320
+    assert [each.key async for each in room.store.list(f"recordings/{sealed.id}/00")] == []
+
+
+async def disposed(room: Room, recording: UUID) -> int:
+    query = text("SELECT count(*) FROM vault.segments WHERE recording_id = :id AND state = 'disposed'")
+    async with room.engine.connect() as db:
+        return int(await db.scalar(query, {"id": recording}) or 0)
+
+
+@pytest.mark.parametrize("short", ["minio"], indirect=True)
+async def test_the_store_keeps_what_it_has_locked_whatever_the_rows_say(room: Room, tmp_path: Path) -> None:
+    sealed = await recorded(room, [b"locked in the store"])
+    found = await stored(room, sealed.keys[0])
+    await room.store.extend(found.key, found.version, datetime.now(UTC) + timedelta(days=30))
+    await lapsed(room, sealed.id)
+    path = disposal(tmp_path, sealed.id)
+    done = await asyncio.to_thread(command, room.system, "dispose", str(path))
+    assert (done.returncode, "尚未删完" in done.stdout) == (1, True)
+    assert await room.store.head(sealed.keys[0]) is not None
+    assert await disposed(room, sealed.id) == 0
