@@ -42,7 +42,7 @@ FARTHEST = timedelta(days=365)
 RENEW_BEFORE = timedelta(days=90)
 _HELD_EVERY = timedelta(days=30)
 _SLACK = timedelta(days=1)
-_BATCH, _AT_ONCE = 512, 16
+_BATCH, AT_ONCE = 512, 16
 _LATER = timedelta(hours=1)
 
 _COVERED = """
@@ -223,9 +223,9 @@ class Retention:
 
 
 async def settle_if_held(db: AsyncConnection, recording: UUID) -> None:
-    """What was just sealed into a held recording is flagged too, within a minute."""
+    """What was just sealed into a held recording is flagged too, within seconds."""
     if await db.scalar(_COVERS, {"recording": recording}):
-        await jobs.enter(db, SETTLE, str(recording), due=datetime.now(UTC) + timedelta(seconds=30))
+        await jobs.enter(db, SETTLE, str(recording), due=datetime.now(UTC) + timedelta(seconds=5))
 
 
 async def covered(db: AsyncConnection, recording: UUID) -> bool:
@@ -241,14 +241,14 @@ async def keep(engine: AsyncEngine, key: str, version: str, retain_until: dateti
 
 
 async def _all(rows: Sequence[Any], do: Callable[[Any], Awaitable[None]]) -> None:
-    """At most `_AT_ONCE` at a time; the first that fails ends it, after those under way."""
+    """At most `AT_ONCE` at a time; the first that fails ends it, after those under way."""
     waiting = iter(rows)
 
     async def work() -> None:
         for row in waiting:
             await do(row)
 
-    done = await asyncio.gather(*(work() for _ in range(_AT_ONCE)), return_exceptions=True)
+    done = await asyncio.gather(*(work() for _ in range(AT_ONCE)), return_exceptions=True)
     if failed := [one for one in done if isinstance(one, BaseException)]:
         raise failed[0]
 

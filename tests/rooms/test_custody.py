@@ -34,7 +34,7 @@ from tests.rooms.orders import Keeper, keeper, order, signed
 from tests.rooms.sealed import Room, ask, open_recording, room_of, settings_of
 from tests.system import System, running
 
-LOCK_SECONDS = 12.0
+LOCK_SECONDS = 9.0
 SHORT = {
     "QUANCHENG_VAULT_RETENTION_DAYS": str(LOCK_SECONDS / 86400),
     "QUANCHENG_VAULT_KEEP_DAYS": str(4 / 86400),
