@@ -85,7 +85,8 @@ STATEMENTS = (
         )::text);
         RETURN NULL;
     END $$""",
-    """CREATE TRIGGER tg_pgqueuer_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON @S.pgqueuer
+    # Not after UPDATE: a statement that takes nothing is one too, and each look at the queue would call for the next.
+    """CREATE TRIGGER tg_pgqueuer_changed AFTER INSERT OR DELETE OR TRUNCATE ON @S.pgqueuer
         EXECUTE FUNCTION @S.fn_pgqueuer_changed()""",
     "GRANT SELECT, INSERT, UPDATE, DELETE ON @S.pgqueuer, @S.pgqueuer_log, @S.pgqueuer_statistics TO @R",
     "GRANT SELECT, INSERT, UPDATE, DELETE ON @S.pgqueuer_schedules TO @R",

@@ -205,3 +205,28 @@ async def test_one_worker_at_a_time_does_what_recurs(dsn: str, kind: str, tmp_pa
     await until(lambda: did["b"] > 2)
     second.cancel()
     await asyncio.gather(second, return_exceptions=True)
+
+
+async def test_an_empty_queue_is_looked_at_seldom(engine: AsyncEngine, dsn: str, kind: str, tmp_path: Path) -> None:
+    """What a worker that waits costs the database: a look every few seconds and at each entry, and no more."""
+    from sqlalchemy import text
+
+    async def handler(subject: str) -> None:
+        return
+
+    queue = Jobs(dsn, "vault", Told(tmp_path))
+    queue.handle(kind, handler)
+    working = asyncio.create_task(queue.work())
+    await enter(engine, kind, "first")
+    await until((tmp_path / "first.told-done").exists)
+    query = text("SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()")
+    async with engine.connect() as plain:
+        db = await plain.execution_options(isolation_level="AUTOCOMMIT")
+        await asyncio.sleep(2)
+        before = int(await db.scalar(query) or 0)
+        await asyncio.sleep(5)
+        after = int(await db.scalar(query) or 0)
+    working.cancel()
+    await asyncio.gather(working, return_exceptions=True)
+    # The system's own vault, its worker and the api run beside it.
+    assert after - before < 300
