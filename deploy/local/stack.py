@@ -117,6 +117,7 @@ class Stack:
             "DSN": self.postgres.dsn("quancheng_vault"),
             "PORT": str(self.port + 1),
             "KEYS": str(self.data / "secrets" / "vault"),
+            "KEYS_PASSPHRASE_FILE": str(self._passphrase()),
             "ORIGIN": self._kept("origin.json", lambda: {"origin": f"quancheng.local/{secrets.token_hex(4)}"})[
                 "origin"
             ],
@@ -197,6 +198,17 @@ class Stack:
         key = load_pem_private_key(pem, password=None)
         assert isinstance(key, Ed25519PrivateKey)
         return key
+
+    def _passphrase(self) -> Path:
+        """Of the vault's keys; here it lies beside them, which protects a stray copy of the keys and no more."""
+        path = self.data / "secrets" / "vault-keys.passphrase"
+        if not path.exists():
+            temporary = path.with_suffix(".new")
+            temporary.unlink(missing_ok=True)
+            with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                file.write(secrets.token_urlsafe(30) + "\n")
+            temporary.rename(path)
+        return path
 
     async def _migrate(self) -> None:
         for service in SERVICES:

@@ -37,11 +37,13 @@ API_VERBS = frozenset(
         "log-state",
         "export",
         "alarms",
-        "jobs",
+        "dead-jobs",
+        "job-summary",
         "retry-job",
         "term",
         "retention",
         "hold",
+        "hold-state",
         "holds",
         "release",
         "tombstone",
@@ -211,7 +213,7 @@ async def place_hold(
 
 
 @private.get("/holds/{hold}")
-async def hold_state(hold: UUID, vault: Annotated[Vault, Depends(allowed("holds"))]) -> wire.Hold:
+async def hold_state(hold: UUID, vault: Annotated[Vault, Depends(allowed("hold-state"))]) -> wire.Hold:
     return await vault.holds.state(hold)
 
 
@@ -235,7 +237,7 @@ async def release(
 
 @private.get("/jobs/dead")
 async def dead_jobs(
-    vault: Annotated[Vault, Depends(allowed("jobs"))],
+    vault: Annotated[Vault, Depends(allowed("dead-jobs"))],
     after: Annotated[int | None, Query(ge=1, le=2**63 - 1)] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> wire.DeadJobs:
@@ -243,7 +245,7 @@ async def dead_jobs(
 
 
 @private.get("/jobs/summary")
-async def job_summary(vault: Annotated[Vault, Depends(allowed("jobs"))]) -> wire.JobSummary:
+async def job_summary(vault: Annotated[Vault, Depends(allowed("job-summary"))]) -> wire.JobSummary:
     return await jobs.summary(vault.engine)
 
 

@@ -101,10 +101,11 @@ class Vault:
     async def start(cls, settings: Settings) -> Vault:
         """Raises CertificateFault, KeyFault, StoreUnfit or HistoryLost, each with one clear sentence."""
         authorities = await asyncio.to_thread(load_authorities, settings)
+        passphrase = await asyncio.to_thread(keys.read_passphrase, settings.keys_passphrase_file)
         engine = database.connect(settings)
         async with engine.begin() as db:
             known = {row.purpose: row.public_key for row in await db.execute(select(KeyRecord))}
-            own = await asyncio.to_thread(keys.load, settings.keys, settings.origin, known)
+            own = await asyncio.to_thread(keys.load, settings.keys, settings.origin, known, passphrase)
             await _found_log(db, own)
         store = open_store(settings, own.local_secret)
         await store.start()

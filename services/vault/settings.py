@@ -43,6 +43,8 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=1, le=65535)] = 8101
     keys: Path
     """Folder of the vault's private keys (0700); made at the first start."""
+    keys_passphrase_file: Path
+    """File whose first line is the passphrase that they are encrypted under; kept apart from the keys."""
     origin: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9./-]{2,127}$")]
     """The log's name, which is also its checkpoint key's name. It never changes."""
     api_key: Annotated[str, Field(min_length=44, max_length=44)]

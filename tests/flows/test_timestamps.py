@@ -22,6 +22,7 @@ from minio import Minio
 from deploy.local.demo import stock_commands
 from services.vault.contract import verify, wire
 from services.vault.contract.client import VaultClient
+from services.vault.keys import read_passphrase
 from tests.peers.authority import Authority
 from tests.system import System, running
 from tests.unit.bundles import relist
@@ -269,8 +270,9 @@ def test_whatever_is_altered_about_a_token_is_noticed(
 
 def sign_listing(system: System, bundle: Path) -> None:
     """As only the vault can: by the receipt key that this test's own vault was given."""
-    pem = (system.stack.data / "secrets" / "vault" / "receipt.pem").read_bytes()
-    key = load_pem_private_key(pem, password=None)
+    secrets = system.stack.data / "secrets"
+    passphrase = read_passphrase(secrets / "vault-keys.passphrase")
+    key = load_pem_private_key((secrets / "vault" / "receipt.pem").read_bytes(), password=passphrase)
     assert isinstance(key, Ed25519PrivateKey)
     (bundle / verify.TAG_SIGNATURE).write_bytes(key.sign((bundle / verify.TAG_LISTING).read_bytes()))
 

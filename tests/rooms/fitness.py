@@ -40,6 +40,7 @@ class House:
         given: dict[str, Any] = {
             "dsn": SecretStr("postgresql+asyncpg://nobody@/nothing"),
             "keys": Path("/nonexistent"),
+            "keys_passphrase_file": Path("/nonexistent"),
             "origin": "quancheng.test/00000000",
             "api_key": "A" * 43 + "=",
             "store": "s3",

@@ -121,6 +121,7 @@ def s3_settings(minio: Minio, name: str, **changes: Any) -> Settings:
     given: dict[str, Any] = {
         "dsn": SecretStr("postgresql+asyncpg://nobody@/nothing"),
         "keys": Path("/nonexistent"),
+        "keys_passphrase_file": Path("/nonexistent"),
         "origin": "quancheng.test/00000000",
         "api_key": "A" * 43 + "=",
         "store": "s3",

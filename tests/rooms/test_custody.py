@@ -17,7 +17,7 @@ from uuid import UUID
 
 import httpx
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from sqlalchemy import text
 from uuid_utils.compat import uuid7
 
@@ -379,8 +379,8 @@ async def test_a_disposal_deletes_the_media_and_leaves_a_tombstone(room: Room, t
     assert await room.store.head(f"recordings/{sealed.id}/manifest-0000") is not None
     left = await room.client.tombstone(sealed.id)
     identity = await room.client.identity()
-    key = verify.Ed25519PublicKey.from_public_bytes(base64_of(identity.receipt_key))
-    told = verify.verify_envelope(left.tombstone.model_dump(), {identity.receipt_key_id: key}, TOMBSTONE_TYPE)
+    public = Ed25519PublicKey.from_public_bytes(base64.b64decode(identity.receipt_key))
+    told = verify.verify_envelope(left.tombstone.model_dump(), {identity.receipt_key_id: public}, TOMBSTONE_TYPE)
     assert (told["recording"], told["segments"], told["media_bytes"]) == (str(sealed.id), 2, 14)
     statement = (await room.client.proof(left.act)).statement
     assert (statement["kind"], statement["recording"]) == ("disposal", str(sealed.id))
@@ -396,10 +396,6 @@ async def test_a_disposal_deletes_the_media_and_leaves_a_tombstone(room: Room, t
     assert (await room.client.receipt(sealed.id, name)).sha256 == name.sha256
     repeated = await asyncio.to_thread(command, room.system, "dispose", str(path))
     assert (repeated.returncode, "先前已销毁" in repeated.stdout) == (0, True)
-
-
-def base64_of(text: str) -> bytes:
-    return base64.b64decode(text)
 
 
 async def test_a_killed_disposal_goes_on_where_it_was(room: Room, tmp_path: Path) -> None:

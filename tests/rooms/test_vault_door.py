@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import shutil
+import stat
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -14,7 +15,13 @@ from pathlib import Path
 import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from minio.commonconfig import ENABLED
 from minio.versioningconfig import VersioningConfig
 from uuid_utils.compat import uuid7
@@ -202,6 +209,8 @@ async def test_a_caller_uses_the_verbs_it_was_given(narrow: tuple[httpx.AsyncCli
 
 # --- starts that must not succeed ---
 
+PASSPHRASE = b"a passphrase for tests"
+
 
 @pytest.fixture
 def environment(local_system: System, tmp_path: Path) -> dict[str, str]:
@@ -240,16 +249,26 @@ def _folder_instead(path: Path) -> None:
     path.mkdir(0o700)
 
 
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-80])
+
+
+def _reencrypt(path: Path) -> None:
+    key = load_pem_private_key(path.read_bytes(), password=PASSPHRASE)
+    other = BestAvailableEncryption(b"another passphrase")
+    path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, other))
+
+
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "the receipt key is gone": (lambda f: (f / "receipt.pem").unlink(), "丢失"),
     "the log key is gone": (lambda f: (f / "log.pem").unlink(), "丢失"),
     "every key is gone": (shutil.rmtree, "丢失"),
     "a key is open to others": (lambda f: (f / "receipt.pem").chmod(0o644), "对其他用户开放"),
-    "the local key is open to others": (lambda f: (f / "local-store.key").chmod(0o640), "对其他用户开放"),
     "the folder is open to others": (lambda f: f.chmod(0o777), "改动"),
     "a key is corrupt": (lambda f: (f / "log.pem").write_bytes(b"-----BEGIN PRIVATE KEY-----\nAAAA"), "损坏"),
     "a key is empty": (lambda f: (f / "receipt.pem").write_bytes(b""), "损坏"),
-    "the local key is empty": (lambda f: (f / "local-store.key").write_bytes(b""), "损坏"),
+    "a key is cut short": (lambda f: _cut(f / "receipt.pem"), "损坏"),
+    "encrypted under another passphrase": (lambda f: _reencrypt(f / "log.pem"), "口令不对"),
     "another receipt key": (lambda f: _another_key(f / "receipt.pem"), "不是同一把"),
     "another log key": (lambda f: _another_key(f / "log.pem"), "不是同一把"),
     "a key is a folder": (lambda f: _folder_instead(f / "log.pem"), "无法使用|无法读取"),
@@ -259,14 +278,48 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
 @pytest.mark.parametrize("case", FAULTS)
 def test_a_fault_of_the_keys_is_told_and_nothing_is_made_anew(tmp_path: Path, case: str) -> None:
     folder, (fault, sentence) = tmp_path / "keys", FAULTS[case]
-    own = keys.load(folder, "quancheng.test/0", {})
+    own = keys.load(folder, "quancheng.test/0", {}, PASSPHRASE)
     known = {"receipt": own.receipt_public, "log": own.log_public}
-    assert keys.load(folder, "quancheng.test/0", known).receipt_key_id == own.receipt_key_id
+    assert keys.load(folder, "quancheng.test/0", known, PASSPHRASE).receipt_key_id == own.receipt_key_id
     fault(folder)
     before = sorted(folder.glob("*")) if folder.exists() else []
     with pytest.raises(KeyFault, match=sentence):
-        keys.load(folder, "quancheng.test/0", known)
+        keys.load(folder, "quancheng.test/0", known, PASSPHRASE)
     assert (sorted(folder.glob("*")) if folder.exists() else []) == before
+
+
+def test_keys_lie_encrypted_and_one_in_the_clear_is_encrypted_at_the_next_start(tmp_path: Path) -> None:
+    folder = tmp_path / "keys"
+    own = keys.load(folder, "quancheng.test/0", {}, PASSPHRASE)
+    for name in ("receipt.pem", "log.pem"):
+        with pytest.raises(TypeError):
+            load_pem_private_key((folder / name).read_bytes(), password=None)
+        assert stat.S_IMODE((folder / name).stat().st_mode) == 0o600
+    key = load_pem_private_key((folder / "log.pem").read_bytes(), password=PASSPHRASE)
+    (folder / "log.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    known = {"receipt": own.receipt_public, "log": own.log_public}
+    again = keys.load(folder, "quancheng.test/0", known, PASSPHRASE)
+    assert (again.log_vkey, again.local_secret) == (own.log_vkey, own.local_secret)
+    assert b"ENCRYPTED" in (folder / "log.pem").read_bytes()
+
+
+PASSPHRASE_FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "it is gone": (lambda p: p.unlink(), "口令文件"),
+    "it is open to others": (lambda p: p.chmod(0o604), "对其他用户开放"),
+    "it is short": (lambda p: p.write_text("short\n"), "不足"),
+    "it is another": (lambda p: p.write_text("not the passphrase of these keys\n"), "口令不对"),
+    "it is a folder": (_folder_instead, "无法读取"),
+}
+
+
+@pytest.mark.parametrize("case", PASSPHRASE_FAULTS)
+def test_a_fault_of_the_passphrase_is_told(environment: dict[str, str], tmp_path: Path, case: str) -> None:
+    fault, sentence = PASSPHRASE_FAULTS[case]
+    path = tmp_path / "passphrase"
+    shutil.copy(environment["QUANCHENG_VAULT_KEYS_PASSPHRASE_FILE"], path)
+    fault(path)
+    said = _refused(environment | {"QUANCHENG_VAULT_KEYS_PASSPHRASE_FILE": str(path)}, sentence)
+    assert "not the passphrase" not in said
 
 
 @pytest.mark.parametrize("case", ["the receipt key is gone", "a key is open to others", "another log key"])
@@ -293,7 +346,8 @@ def test_a_checkpoint_by_another_key_is_told(environment: dict[str, str], tmp_pa
 
 
 def test_a_database_older_than_the_log_is_told(environment: dict[str, str], tmp_path: Path) -> None:
-    own = keys.load(Path(environment["QUANCHENG_VAULT_KEYS"]), environment["QUANCHENG_VAULT_ORIGIN"], {})
+    passphrase = keys.read_passphrase(Path(environment["QUANCHENG_VAULT_KEYS_PASSPHRASE_FILE"]))
+    own = keys.load(Path(environment["QUANCHENG_VAULT_KEYS"]), environment["QUANCHENG_VAULT_ORIGIN"], {}, passphrase)
     (tmp_path / "evidence" / "log").mkdir(parents=True)
     (tmp_path / "evidence" / "log" / "checkpoint").write_text(own.checkpoint(10**6, bytes(32)))
     _refused(environment, "旧备份")

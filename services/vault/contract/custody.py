@@ -38,7 +38,7 @@ from services.vault.contract.wire import Envelope, Message, Moment, Signature, c
 ORDER_TYPE = "application/vnd.quancheng.order.v1+json"
 MAX_LIFE = timedelta(days=7)
 MAX_DISPOSED = 1000
-MIN_PASSPHRASE = 12
+MIN_PASSPHRASE = 16
 _Text = Annotated[str, StringConstraints(min_length=2, max_length=500, pattern=r"^[^\x00-\x1f]*$")]
 PublicKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]{43}=$")]
 CustodianName = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f]*$")]
@@ -134,9 +134,9 @@ def _shown(order: AnyOrder) -> str:
 
 
 def _keygen(path: str) -> None:
-    first, second = getpass.getpass("口令（至少 12 个字符）："), getpass.getpass("再输入一次：")
+    first, second = getpass.getpass("口令（至少 16 个字符）："), getpass.getpass("再输入一次：")
     if first != second or len(first) < MIN_PASSPHRASE:
-        raise ValueError("两次口令不同，或不足 12 个字符，未生成密钥。")
+        raise ValueError("两次口令不同，或不足 16 个字符，未生成密钥。")
     key = Ed25519PrivateKey.generate()
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(first.encode()))
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
