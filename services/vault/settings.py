@@ -90,6 +90,9 @@ class Settings(BaseSettings):
     s3_endpoint: str | None = None
     """host:port of the store, the name that tickets are signed for."""
     s3_secure: bool = True
+    s3_tickets_secure: bool | None = None
+    """Whether holders of tickets reach that same name by https, where a proxy ends TLS before a store that the vault
+    itself reaches in the clear. By default as `s3_secure` says."""
     s3_region: str = "us-east-1"
     s3_evidence_bucket: str = "quancheng-evidence"
     s3_log_bucket: str = "quancheng-log"

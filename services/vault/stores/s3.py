@@ -60,6 +60,8 @@ class S3Store:
         assert settings.s3_put_access_key and settings.s3_keep_access_key
         assert settings.s3_probe_access_key and settings.s3_probe_secret_key
         self._base = f"{'https' if settings.s3_secure else 'http'}://{settings.s3_endpoint}"
+        told = settings.s3_tickets_secure
+        self._outside = self._base if told is None else f"{'https' if told else 'http'}://{settings.s3_endpoint}"
         self._region = settings.s3_region
         self._evidence, self._log = settings.s3_evidence_bucket, settings.s3_log_bucket
         self._put = Credentials(settings.s3_put_access_key, settings.s3_put_secret_key.get_secret_value())
@@ -96,7 +98,7 @@ class S3Store:
         }
         url = self._url(self._evidence, key)
         signed = self._signed("PUT", url, headers, self._put, _UNSIGNED, now)
-        return PutTicket(url, signed, now + timedelta(seconds=TICKET_SECONDS))
+        return PutTicket(url.replace(self._base, self._outside, 1), signed, now + timedelta(seconds=TICKET_SECONDS))
 
     def get_ticket(self, key: str, version: str, now: datetime) -> GetTicket:
         url = self._url(self._evidence, key, f"versionId={quote(version, safe='')}")
@@ -124,7 +126,7 @@ class S3Store:
         sha256 = hashlib.sha256(data).hexdigest()
         ticket = self.put_ticket(key, sha256, len(data), retain_until, datetime.now(UTC))
         try:
-            response = await self._http.put(ticket.url, content=data, headers=ticket.headers)
+            response = await self._http.put(self._url(self._evidence, key), content=data, headers=ticket.headers)
         except httpx.HTTPError as error:
             raise StoreUnavailable(str(error)) from error
         if response.status_code not in (200, 412):
