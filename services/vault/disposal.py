@@ -107,6 +107,9 @@ class Disposer:
             if state == "disposed":
                 return Outcome(recording, True, "先前已销毁")
             if state != "disposing":
+                # What has begun is finished however late; nothing begins by an order that has lapsed.
+                if authorized.order.expires_at <= datetime.now(UTC):
+                    return Outcome(recording, False, "指令已过有效期")
                 if why := await self._obstacle(db, recording):
                     return Outcome(recording, False, why)
                 await self._begin(db, recording, authorized)

@@ -76,7 +76,9 @@ class Vault:
         self.sampler = Sampler(engine, store, self.alarms)
         sweep_after = timedelta(seconds=settings.sweep_after_seconds)
         self.sealing = Sealing(engine, store, own, self.watch, retention=retention, sweep_after=sweep_after)
-        self.sweeper = Sweeper(engine, store, self.sealing, whole=timedelta(seconds=settings.sweep_for_seconds))
+        self.sweeper = Sweeper(
+            engine, store, self.sealing, self.alarms, whole=timedelta(seconds=settings.sweep_for_seconds)
+        )
         idle = timedelta(seconds=settings.idle_seconds)
         self.closer = Closer(engine, store, own, self.sequencer, self.sweeper, retention=retention, idle=idle)
         self.timestamper = Timestamper(engine, store, authorities, retention=retention)

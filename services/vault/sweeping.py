@@ -30,6 +30,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlmodel import col
 
+from services.vault.alarms import Alarms
 from services.vault.contract import wire
 from services.vault.errors import StoredDiffers, StoreUnavailable
 from services.vault.models import Manifest, Segment, Stray
@@ -40,7 +41,13 @@ _log = logging.getLogger("quancheng.vault.sweeping")
 _BATCH, _AT_ONCE, _LOOKS_PER_SECOND, _NAMES_AT_ONCE = 256, 8, 40.0, 1000
 _LEASE = timedelta(minutes=2)
 _SEGMENT_KEY = re.compile(r"recordings/[0-9a-f-]{36}/(\d{10})-([0-9a-f]{64})", re.ASCII)
-_TOLD = ("key", "version", "why")
+STRAY = "stray-object"
+_WHY = {
+    "unknown": "没有人申请过它",
+    "differs": "与申请的内容不符",
+    "other-version": "不是登记的那一版本",
+    "deleted": "是一个删除标记",
+}
 
 _CLAIM = text("""
     WITH due AS (
@@ -67,8 +74,9 @@ _LATER = text("""
 class Sweeper:
     """Looks for an intent until `whole` after its last ticket."""
 
-    def __init__(self, engine: AsyncEngine, store: Store, sealing: Sealing, *, whole: timedelta):
+    def __init__(self, engine: AsyncEngine, store: Store, sealing: Sealing, alarms: Alarms, *, whole: timedelta):
         self._engine, self._store, self._sealing, self._whole = engine, store, sealing, whole
+        self._alarms = alarms
 
     async def sweep(self) -> int:
         """One batch; how many intents were due. A store that is away is asked again when the lease is over."""
@@ -156,7 +164,10 @@ class Sweeper:
             async with self._engine.begin() as db:
                 await db.execute(insert(Stray).values(strays).on_conflict_do_nothing())
         for stray in strays:
-            _log.error("alarm kind=stray-object subject=%s version=%s why=%s", *map(stray.get, _TOLD))
+            key, version, why = (str(stray[name]) for name in ("key", "version", "why"))
+            await self._alarms.sound(
+                STRAY, key[:512], f"存储中有不属于任何凭证或清单的对象（版本 {version}）：{_WHY[why]}"
+            )
 
     async def _known(self, recording: UUID, page: Sequence[StoredName]) -> dict[str, Row[Any]]:
         """The rows that stand for these keys: segments, and the recording's manifests, which are few."""

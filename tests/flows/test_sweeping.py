@@ -56,7 +56,7 @@ def state_of(system: System, recording: HandRecording, ask: wire.SegmentAsk) -> 
     return system.stack.postgres.run_sql(query).strip()
 
 
-def until(what: Callable[[], bool], seconds: float = 20) -> None:
+def until(what: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline
@@ -66,6 +66,11 @@ def until(what: Callable[[], bool], seconds: float = 20) -> None:
 def manifest_of(answer: Any) -> dict[str, Any]:
     assert answer.status_code == 200, answer.text
     return wire.ClosedRecording.model_validate_json(answer.content).manifest.decoded()
+
+
+async def alarms_of(system: System) -> set[tuple[str, str]]:
+    async with system.vault() as vault:
+        return {(each.kind, each.subject) for each in (await vault.alarms(200)).alarms}
 
 
 def strays_of(system: System, recording: HandRecording) -> set[tuple[str, str]]:
@@ -186,6 +191,8 @@ def test_what_nobody_asked_for_is_put_on_record_and_sounds_the_alarm(system: Sys
     said = system.stack.vault.log_path.read_text()
     for name in nobodys:
         assert f"alarm kind=stray-object subject=recordings/{recording.id}/{name} " in said
+    told = asyncio.run(alarms_of(system))
+    assert {("stray-object", f"recordings/{recording.id}/{name}") for name in nobodys} <= told
 
 
 def test_a_second_version_and_a_delete_marker_are_strays(minio_system: System) -> None:

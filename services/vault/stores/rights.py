@@ -31,6 +31,8 @@ _BYPASS = {"x-amz-bypass-governance-retention": "true"}
 _VERSIONING = b"<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>"
 _LOCKING = b"<ObjectLockConfiguration><ObjectLockEnabled>Enabled</ObjectLockEnabled></ObjectLockConfiguration>"
 _HOLD = b"<LegalHold><Status>ON</Status></LegalHold>"
+_EXTRACT = "x-amz-meta-snowball-auto-extract"
+"""MinIO unpacks a tar that is put with this set, into any keys of the bucket; a ticket signs it as false."""
 _AT_ONCE = 8
 
 
@@ -169,6 +171,15 @@ def _of_put(evidence: str) -> list[_Try]:
             "PUT",
             headers=ticket,
             added=copied,
+            ticket=True,
+        ),
+        _Try(
+            "put",
+            "put-extract",
+            "把凭单上禁止解包的标头改为允许应被拒绝",
+            "PUT",
+            headers=ticket | {_EXTRACT: "false"},
+            added={_EXTRACT: "true"},
             ticket=True,
         ),
     ]
