@@ -262,7 +262,10 @@ def test_a_role_makes_and_reads_nothing_outside_its_tables(local_system: System,
 
 UNCHANGING = {
     "quancheng_api": ("units", "people", "recorders", "viewings", "exports"),
-    "quancheng_vault": ("keys", "enrolments", "log_entries", "log_pending"),
+    "quancheng_vault": (
+        *("keys", "enrolments", "log_entries", "log_pending"),
+        *("terms", "orders", "held_recordings"),
+    ),
 }
 FIXED = {
     "quancheng_api": {
@@ -274,8 +277,12 @@ FIXED = {
         "sessions": ("token_sha256", "person_id", "csrf", "expires_at"),
     },
     "quancheng_vault": {
-        "segments": ("recording_id", "sequence", "sha256", "size", "key", "retain_until", "asked_at"),
+        "segments": ("recording_id", "sequence", "sha256", "size", "key", "asked_at"),
         "recordings": ("id", "source", "key_id", "started_at"),
+        "holds": ("id", "case_id", "reason", "placed_at"),
+        "custodians": ("key_id", "name", "public_key", "enrolled_at"),
+        "tombstones": ("recording_id", "order_id", "act", "began_at"),
+        "kept_files": ("key", "version"),
         "manifests": ("envelope", "sha256", "closing", "key"),
     },
 }
@@ -294,11 +301,14 @@ def test_history_is_not_rewritten_by_the_service_itself(houses: Houses, role: st
             _denied(stack, role, f"UPDATE {schema}.{table} SET {column} = {column} WHERE false")
 
 
+QUEUE = {"pgqueuer", "pgqueuer_log", "pgqueuer_statistics", "pgqueuer_schedules"}
+
+
 @pytest.mark.parametrize(
     ("role", "may"),
     [
         ("quancheng_api", {"sessions", "sign_in_failures"}),
-        ("quancheng_vault", {"log_pending"}),
+        ("quancheng_vault", {"log_pending", *QUEUE}),
     ],
 )
 def test_only_what_is_meant_to_go_can_be_deleted(local_system: System, role: str, may: set[str]) -> None:
