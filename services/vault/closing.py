@@ -41,7 +41,6 @@ from sqlalchemy import select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlmodel import col
-from uuid_utils.compat import uuid7
 
 from services.vault import errors
 from services.vault.contract import wire
@@ -261,7 +260,7 @@ class Closer:
         rows: list[Any],
         beside: list[Any],
     ) -> None:
-        now, act = datetime.now(UTC), uuid7()
+        now, act = datetime.now(UTC), wire.manifest_act(recording, number)
         payload = told | {
             "recording": str(recording),
             "number": number,

@@ -65,6 +65,12 @@ class Keys:
             raise ValueError("not a listing")
         return self._receipt.sign(listing)
 
+    def sign_intent(self, message: bytes) -> bytes:
+        """The receipt key's raw signature over the pre-authentication encoding of an intent."""
+        if not message.startswith(b"DSSEv1 "):
+            raise ValueError("not an encoded message")
+        return self._receipt.sign(message)
+
     def checkpoint(self, size: int, root: bytes) -> str:
         return sign_checkpoint(self.origin, size, root, self._log)
 

@@ -6,7 +6,7 @@ minute and not of the archive. A statement and the marks on its segments are one
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from typing import Any
@@ -22,6 +22,8 @@ from services.vault.log.sequencer import enter
 from services.vault.models import Segment
 
 _BATCH = 5000
+_TOLD_AT_ONCE = 1000
+"""Segments that one statement tells of at most, so that no statement grows with the recording."""
 _MARK = text("""
     UPDATE vault.segments AS s SET statement_act = :act
     FROM unnest(CAST(:sequences AS integer[]), CAST(:digests AS char(64)[])) AS told(sequence, sha256)
@@ -55,8 +57,8 @@ async def state_segments(db: AsyncConnection, rows: Iterable[Any]) -> int:
         return row.recording_id, row.sealed_at.replace(second=0, microsecond=0)
 
     entered = 0
-    for (recording, _), group in groupby(sorted(rows, key=lambda row: (*place(row), row.sequence)), key=place):
-        segments = list(group)
+    ordered = groupby(sorted(rows, key=lambda row: (*place(row), row.sequence)), key=place)
+    for recording, segments in ((place[0], part) for place, group in ordered for part in _parts(list(group))):
         act = uuid7()
         told = [{"sequence": row.sequence, "sha256": row.sha256} for row in segments]
         fields = {"recording": str(recording), "segments": told}
@@ -65,3 +67,8 @@ async def state_segments(db: AsyncConnection, rows: Iterable[Any]) -> int:
         await db.execute(_MARK, {"act": act, "recording": recording, **names})
         entered += 1
     return entered
+
+
+def _parts(rows: list[Any]) -> Iterator[list[Any]]:
+    for start in range(0, len(rows), _TOLD_AT_ONCE):
+        yield rows[start : start + _TOLD_AT_ONCE]

@@ -31,7 +31,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlmodel import col
 from uuid_utils.compat import uuid7
 
-from services.vault import errors
+from services.vault import errors, intents
 from services.vault.contract import wire
 from services.vault.keys import Keys
 from services.vault.log import statement
@@ -116,7 +116,8 @@ class Sealing:
         retain_until = (now + self._retention).replace(microsecond=0)
         ticket = {"state": "asked", "ticket_at": now, "sweep_at": now + self._sweep_after}
         async with self._engine.begin() as db:
-            kind = (await lock(db, recording, by_source=True)).kind
+            opening = await lock(db, recording, by_source=True)
+            kind = opening.kind
             known = await _rows(db, recording, [(ask.sequence, ask.sha256) for ask in asks])
             beside = await _digests_per_sequence(db, recording, {ask.sequence for ask in asks})
             fresh: dict[tuple[int, str], dict[str, Any]] = {}
@@ -141,13 +142,13 @@ class Sealing:
                 await db.execute(insert(Segment).values(list(fresh.values())).on_conflict_do_nothing())
                 known |= await _rows(db, recording, list(fresh))
         # 2. Ticket.
-        return [self._answer_ask(ask, kind, known.get((ask.sequence, ask.sha256)), now) for ask in asks]
+        return [self._answer_ask(ask, opening, known.get((ask.sequence, ask.sha256)), now) for ask in asks]
 
     def _answer_ask(
-        self, ask: wire.SegmentAsk, kind: str, row: Row[Any] | None, now: datetime
+        self, ask: wire.SegmentAsk, opening: Row[Any], row: Row[Any] | None, now: datetime
     ) -> wire.Ticket | wire.SealedSegment | wire.ItemProblem:
         if row is None:
-            return _problem(ask, errors.TooManyDigests if _suits(ask, kind) else errors.OtherKind)
+            return _problem(ask, errors.TooManyDigests if _suits(ask, opening.kind) else errors.OtherKind)
         intent = wire.SegmentAsk.model_validate({name: getattr(row, name) for name in wire.SegmentAsk.model_fields})
         if intent != ask:
             return _problem(ask, errors.AskDiffers)
@@ -158,7 +159,8 @@ class Sealing:
         # Asked again much later, the lock still reaches as far ahead as it should.
         fresh = (now + self._retention).replace(microsecond=0)
         retain_until = fresh if row.retain_until < fresh - _LOCK_SLACK else row.retain_until
-        ticket = self._store.put_ticket(row.key, row.sha256, row.size, retain_until, now)
+        intent = intents.signed(self._keys, row.key, opening, ask, row.asked_at)
+        ticket = self._store.put_ticket(row.key, row.sha256, row.size, retain_until, now, intent)
         return wire.Ticket(
             sequence=ask.sequence,
             sha256=ask.sha256,
@@ -308,7 +310,7 @@ async def _state_conflicts(db: AsyncConnection, recording: UUID, sealed: Sequenc
     for sequence, beside in digests.items():
         if len(beside) > 1:
             act, new = uuid7(), [sha256 for sha256 in beside if (sequence, sha256) in fresh]
-            fields = {"recording": str(recording), "sequence": sequence, "sha256": beside}
+            fields = {"recording": str(recording), "sequence": sequence, "sha256": beside, "new": new}
             await enter(db, act, statement.build("conflict", act, datetime.now(UTC), fields))
             these = (col(Segment.recording_id) == recording) & (col(Segment.sequence) == sequence)
             told = update(Segment).where(these, col(Segment.sha256).in_(new))
@@ -329,11 +331,13 @@ def _suits(ask: wire.SegmentAsk, kind: str) -> bool:
     return ask.media == "file" and ask.sequence > 0 if kind == "series" else ask.media != "file"
 
 
-async def lock(db: AsyncConnection, recording: UUID, *, by_source: bool = False) -> Row[str, str, int]:
+async def lock(db: AsyncConnection, recording: UUID, *, by_source: bool = False) -> Row[Any]:
     """Alone with the recording until the transaction ends: what is counted here is still so when it is written.
-    Its kind, state, and the number of the manifest that is collected or was last. Raises NoSuchRecording."""
+    Its state, the number of the manifest that is collected or was last, and how it was opened (kind, source,
+    key_id, started_at). Raises NoSuchRecording."""
     this = col(Recording.id) == recording
-    told = (col(Recording.kind), col(Recording.state), col(Recording.number))
+    columns = ("kind", "state", "number", "source", "key_id", "started_at")
+    told = [getattr(Recording, name) for name in columns]
     row = (
         await db.execute(update(Recording).where(this).values(_active(datetime.now(UTC))).returning(*told))
         if by_source

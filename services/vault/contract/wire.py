@@ -205,6 +205,11 @@ def series_act(series: UUID, version: int, sha256: str) -> UUID:
     return uuid5(series, f"{version} {sha256}")
 
 
+def manifest_act(recording: UUID, number: int) -> UUID:
+    """The act under which the log tells of a recording's manifest: known before it is told, and after a loss."""
+    return uuid5(recording, f"manifest {number}")
+
+
 class CloseRecording(Message):
     """The terminal's signed count and Merkle root (payload type `CLOSING_TYPE`)."""
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import array
 import asyncio
 import base64
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -39,6 +40,7 @@ _IDLE_SECONDS = 30
 _PAGE = 1000
 _FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS, _FS_IMMUTABLE_FL = 0x80086601, 0x40086602, 0x10
 _VERSION = "1"
+_INTENT, _ATTRIBUTE = "x-quancheng-intent", "user.quancheng.intent"
 
 
 class _Refused(Exception):
@@ -89,13 +91,16 @@ class LocalStore:
     async def stop(self) -> None:
         return
 
-    def put_ticket(self, key: str, sha256: str, size: int, retain_until: datetime, now: datetime) -> PutTicket:
+    def put_ticket(
+        self, key: str, sha256: str, size: int, retain_until: datetime, now: datetime, intent: str = ""
+    ) -> PutTicket:
         expires = now + timedelta(seconds=TICKET_SECONDS)
         headers = {
             "content-length": str(size),
             "if-none-match": "*",
             "x-amz-checksum-sha256": base64.b64encode(bytes.fromhex(sha256)).decode(),
             "x-quancheng-lock": self.lock,
+            **({_INTENT: intent} if intent else {}),
         }
         return PutTicket(*self._signed("PUT", f"{MOUNT}/{key}", headers, expires), expires)
 
@@ -226,6 +231,7 @@ class LocalStore:
                         batch = []
                 if got != size or digest.hexdigest() != wanted:
                     raise _Refused(400, "checksum-mismatch", "内容与凭单登记的摘要或长度不符，未予保存。")
+                _remember(file.fileno(), headers.get(_INTENT, ""))
                 if not await asyncio.to_thread(self._settle, file, temporary, target):
                     raise _Refused(412, "already-there", "该对象已存在，不可覆盖。")
         except OSError as error:
@@ -253,8 +259,9 @@ class LocalStore:
         return self._evidence / key
 
     def _walk(self, prefix: str) -> Iterator[StoredName]:
-        for folder, _, names in os.walk(self._evidence / prefix.rpartition("/")[0]):
-            for name in names:
+        for folder, below, names in os.walk(self._evidence / prefix.rpartition("/")[0]):
+            below.sort()
+            for name in sorted(names):
                 path = Path(folder, name)
                 key = path.relative_to(self._evidence).as_posix()
                 if key.startswith(prefix):
@@ -265,10 +272,12 @@ class LocalStore:
             with self._path(key).open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
                 size = os.fstat(file.fileno()).st_size
+                intent = _remembered(file.fileno())
                 self._sync_name(self._path(key), file.fileno())
         except FileNotFoundError:
             return None
-        return StoredObject(key, _VERSION, size, digest, self.lock, None, (self._held / key).exists())
+        held = (self._held / key).exists()
+        return StoredObject(key, _VERSION, size, digest, self.lock, None, held, intent)
 
     def _set_held(self, key: str, on: bool) -> None:
         """The flag is an empty file of the same name beside the evidence; what bears it is not deleted."""
@@ -359,6 +368,20 @@ def _write(file: IO[bytes], chunks: Iterable[bytes], digest: hashlib._Hash | Non
         file.write(chunk)
         if digest is not None:
             digest.update(chunk)
+
+
+def _remember(descriptor: int, intent: str) -> None:
+    """Beside the bytes, where the file system knows extended attributes; elsewhere a rebuild does without."""
+    if intent:
+        with contextlib.suppress(OSError):
+            os.setxattr(descriptor, _ATTRIBUTE, intent.encode("latin-1"))
+
+
+def _remembered(descriptor: int) -> str:
+    try:
+        return os.getxattr(descriptor, _ATTRIBUTE).decode("latin-1")
+    except OSError:
+        return ""
 
 
 def _sync_folder(folder: Path) -> None:

@@ -40,6 +40,8 @@ class StoredObject:
     lock: Lock
     retain_until: datetime | None
     held: bool = False
+    intent: str = ""
+    """What its ticket signed into it (`intents.py`), as the store tells it: not to be believed unchecked."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,11 @@ class Store(Protocol):
 
     async def stop(self) -> None: ...
 
-    def put_ticket(self, key: str, sha256: str, size: int, retain_until: datetime, now: datetime) -> PutTicket:
-        """Step 2 of sealing: a PUT that only these bytes fit, at most once, with this lock."""
+    def put_ticket(
+        self, key: str, sha256: str, size: int, retain_until: datetime, now: datetime, intent: str = ""
+    ) -> PutTicket:
+        """Step 2 of sealing: a PUT that only these bytes fit, at most once, with this lock. The store keeps
+        `intent` with them."""
 
     def get_ticket(self, key: str, version: str, now: datetime) -> GetTicket: ...
 
@@ -90,7 +95,8 @@ class Store(Protocol):
         """Set or clear the flag of a legal hold, whatever it was. Raises NotInStore."""
 
     def list(self, prefix: str) -> AsyncIterator[StoredName]:
-        """Every version of everything whose key begins with `prefix`, a page at a time, in no promised order."""
+        """Every version of everything whose key begins with `prefix`, a page at a time. Keys come in order as far
+        as their last `/`, and what has one folder in common comes together."""
 
     def read(self, key: str, version: str) -> AsyncIterator[bytes]: ...
 

@@ -40,6 +40,7 @@ _CHUNK = 256 * 1024
 _NO_EXTRACT = {"x-amz-meta-snowball-auto-extract": "false"}
 """MinIO unpacks a tar that is put with this header set to true, into any keys of the bucket, and the header
 need not be signed to be obeyed. Signed as false it cannot be set."""
+_INTENT = "x-amz-meta-quancheng-intent"
 _ASK_CHECKSUM = {"x-amz-checksum-mode": "ENABLED"}
 Who = Literal["put", "keep", "probe"]
 Bucket = Literal["evidence", "log", "probe"]
@@ -87,7 +88,9 @@ class S3Store:
         self._changers.shutdown(wait=False, cancel_futures=True)
         self._plain.clear()
 
-    def put_ticket(self, key: str, sha256: str, size: int, retain_until: datetime, now: datetime) -> PutTicket:
+    def put_ticket(
+        self, key: str, sha256: str, size: int, retain_until: datetime, now: datetime, intent: str = ""
+    ) -> PutTicket:
         headers = {
             "content-length": str(size),
             "if-none-match": "*",
@@ -95,6 +98,7 @@ class S3Store:
             "x-amz-object-lock-mode": "COMPLIANCE",
             "x-amz-object-lock-retain-until-date": _store_time(retain_until),
             **_NO_EXTRACT,
+            **({_INTENT: intent} if intent else {}),
         }
         url = self._url(self._evidence, key)
         signed = self._signed("PUT", url, headers, self._put, _UNSIGNED, now)
@@ -325,6 +329,7 @@ def stored_object(key: str, found: httpx.Headers) -> StoredObject:
         lock="compliance" if found.get("x-amz-object-lock-mode") == "COMPLIANCE" else "none",
         retain_until=retain_until if retain_until is None or retain_until.tzinfo else None,
         held=found.get("x-amz-object-lock-legal-hold") == "ON",
+        intent=found.get(_INTENT, ""),
     )
 
 
