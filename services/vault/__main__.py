@@ -3,6 +3,7 @@
     work          do the jobs, for a vault that serves with QUANCHENG_VAULT_WORK=false
     setup-store   make buckets and identities; may be run again at any time
     check-store   attack the store as every start does, one line a check; 0 if all held, 1 if not, 2 if it is away
+    rebuild       make the database anew from the bucket, as its owner; see `services.vault.rebuild`
     custodians | enrol-custodian | remove-custodian | dispose   see `services.vault.custody_commands`
 
 `setup-store` alone reads the store administrator's `QUANCHENG_STORE_ADMIN_ACCESS_KEY` and `…_SECRET_KEY`, and
@@ -24,7 +25,7 @@ import uvicorn
 from pydantic import SecretStr, ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
-from services.vault import custody_commands
+from services.vault import custody_commands, rebuild
 from services.vault.app import create_app
 from services.vault.contract.http import Asgi, Receive, Scope, Send
 from services.vault.errors import HistoryLost, KeyFault, StoreUnfit, VaultError
@@ -49,6 +50,8 @@ def main() -> int:
         return asyncio.run(_work(settings))
     if sys.argv[1:2] and sys.argv[1] in custody_commands.COMMANDS:
         return asyncio.run(_custody(settings))
+    if sys.argv[1:2] == ["rebuild"]:
+        return asyncio.run(_rebuild(settings))
     if sys.argv[1:]:
         print(__doc__, file=sys.stderr)
         return 64
@@ -94,6 +97,14 @@ def _plainly(app: Asgi) -> Asgi:
 async def _custody(settings: Settings) -> int:
     try:
         return await custody_commands.run(settings, sys.argv[1:])
+    except Exception as error:
+        print(_sentence(error), file=sys.stderr)
+        return 3
+
+
+async def _rebuild(settings: Settings) -> int:
+    try:
+        return await rebuild.run(settings, sys.argv[2:])
     except Exception as error:
         print(_sentence(error), file=sys.stderr)
         return 3

@@ -47,7 +47,7 @@ def signed(keys: Keys, key: str, opening: Any, ask: wire.SegmentAsk, asked_at: d
     if opening.key_id is not None:
         told["key_id"] = opening.key_id
     body = wire.canonical(told)
-    signature = keys.sign_intent(_message(key, body))
+    signature = keys.sign_encoded(_message(key, body))
     return ".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in (body, signature))
 
 

@@ -65,8 +65,8 @@ class Keys:
             raise ValueError("not a listing")
         return self._receipt.sign(listing)
 
-    def sign_intent(self, message: bytes) -> bytes:
-        """The receipt key's raw signature over the pre-authentication encoding of an intent."""
+    def sign_encoded(self, message: bytes) -> bytes:
+        """The receipt key's raw signature over a pre-authentication encoding, where an envelope would be too long."""
         if not message.startswith(b"DSSEv1 "):
             raise ValueError("not an encoded message")
         return self._receipt.sign(message)
@@ -98,21 +98,21 @@ def read_passphrase(file: Path) -> bytes:
     return passphrase
 
 
-def load(folder: Path, origin: str, known: dict[str, bytes], passphrase: bytes) -> Keys:
-    """Read the keys, making those that never were. `known` maps purpose ("receipt", "log") to the public
+def load(folder: Path, origin: str, known: dict[str, bytes], passphrase: bytes, *, make: bool = True) -> Keys:
+    """Read the keys; with `make`, make those that never were. `known` maps purpose ("receipt", "log") to the public
     key that the database has on record. Raises KeyFault with one clear sentence."""
     try:
-        return _load(folder, origin, known, passphrase)
+        return _load(folder, origin, known, passphrase, make=make)
     except OSError as error:
         raise KeyFault(f"密钥文件夹 {folder} 无法使用：{error.strerror}。") from error
 
 
-def _load(folder: Path, origin: str, known: dict[str, bytes], passphrase: bytes) -> Keys:
+def _load(folder: Path, origin: str, known: dict[str, bytes], passphrase: bytes, *, make: bool) -> Keys:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if folder.stat().st_mode & 0o022:
         raise KeyFault(f"密钥文件夹 {folder} 可被其他用户改动，请改为仅本人可用（chmod 700）。")
     pairs = {
-        purpose: _private(folder / name, passphrase, made_before=purpose in known)
+        purpose: _private(folder / name, passphrase, made_before=purpose in known or not make)
         for purpose, name in (("receipt", _RECEIPT), ("log", _LOG))
     }
     for purpose, public in known.items():

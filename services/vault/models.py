@@ -142,6 +142,7 @@ class Term(Table, table=True):
     basis: str
     schedule: str | None = None
     at: datetime = Field(sa_type=_Time)
+    act: UUID | None = None
 
 
 class Custodian(Table, table=True):
@@ -197,6 +198,15 @@ class Tombstone(Table, table=True):
     envelope: bytes | None = Field(default=None, sa_type=LargeBinary)
     key: str | None = None
     version: str | None = None
+
+
+class Rebuild(Table, table=True):
+    """The database was made anew from the bucket: what the log had signed from `size` on is lost."""
+
+    __tablename__ = "rebuilds"
+    at: datetime = Field(primary_key=True, sa_type=_Time)
+    size: int = Field(sa_type=BigInteger)
+    published_size: int = Field(sa_type=BigInteger)
 
 
 class Alarm(Table, table=True):

@@ -28,10 +28,13 @@ from sqlalchemy import select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlmodel import col
+from uuid_utils.compat import uuid7
 
 from services.vault import errors, jobs
 from services.vault.alarms import Alarms
 from services.vault.contract import wire
+from services.vault.log import statement
+from services.vault.log.sequencer import enter
 from services.vault.models import KeptFile, Recording, Term
 from services.vault.stores.port import Store
 
@@ -45,13 +48,13 @@ _SLACK = timedelta(days=1)
 _BATCH, AT_ONCE = 512, 16
 _LATER = timedelta(hours=1)
 
-_COVERED = """
+COVERED = """
     EXISTS (SELECT FROM vault.held_recordings AS h JOIN vault.holds ON holds.id = h.hold_id
             WHERE h.recording_id = :recording AND holds.state = 'active')
 """
-_COVERS = text(f"SELECT {_COVERED}")
+_COVERS = text(f"SELECT {COVERED}")
 _WANTED = text(f"""
-    SELECT state, kind, keep_until, permanent, active_at, {_COVERED} AS held
+    SELECT state, kind, keep_until, permanent, active_at, {COVERED} AS held
     FROM vault.recordings WHERE id = :recording
 """)  # noqa: S608
 _OBJECTS = """
@@ -99,7 +102,12 @@ class Retention:
             if state in ("disposing", "disposed"):
                 raise errors.RecordingDisposed
             told = term.model_dump()
-            await db.execute(insert(Term).values(recording_id=recording, at=now, **told))
+            act = uuid7()
+            await db.execute(insert(Term).values(recording_id=recording, at=now, act=act, **told))
+            fields = term.model_dump(mode="json") | {"recording": str(recording)}
+            if term.keep_until is not None:
+                fields["keep_until"] = wire.rfc3339(term.keep_until)
+            await enter(db, act, statement.build("term", act, now, fields))
             values = {"keep_until": term.keep_until, "permanent": term.keep_until is None, "renew_at": now}
             await db.execute(update(Recording).where(col(Recording.id) == recording).values(**values))
             await jobs.enter(db, SETTLE, str(recording))

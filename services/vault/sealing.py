@@ -159,8 +159,8 @@ class Sealing:
         # Asked again much later, the lock still reaches as far ahead as it should.
         fresh = (now + self._retention).replace(microsecond=0)
         retain_until = fresh if row.retain_until < fresh - _LOCK_SLACK else row.retain_until
-        intent = intents.signed(self._keys, row.key, opening, ask, row.asked_at)
-        ticket = self._store.put_ticket(row.key, row.sha256, row.size, retain_until, now, intent)
+        carried = intents.signed(self._keys, row.key, opening, ask, row.asked_at)
+        ticket = self._store.put_ticket(row.key, row.sha256, row.size, retain_until, now, carried)
         return wire.Ticket(
             sequence=ask.sequence,
             sha256=ask.sha256,
@@ -236,7 +236,7 @@ def prefix_of(recording: UUID) -> str:
     return f"recordings/{recording}/"
 
 
-def receipt_payload(row: Row[Any], stored: StoredObject, sealed_at: datetime) -> dict[str, Any]:
+def receipt_payload(row: Row[Any] | Segment, stored: StoredObject, sealed_at: datetime) -> dict[str, Any]:
     metadata = {"metadata_sha256": row.metadata_sha256} if row.metadata_sha256 else {}
     return metadata | {
         "recording": str(row.recording_id),

@@ -40,7 +40,7 @@ from services.vault.keys import Keys
 from services.vault.log import statement
 from services.vault.log.appending import Appender
 from services.vault.log.checkpoints import Checkpoints
-from services.vault.log.publish import Publisher
+from services.vault.log.publish import CHECKPOINT, Publisher
 from services.vault.log.sequencer import Sequencer, enter
 from services.vault.log.witnesses import Policy
 from services.vault.models import Enrolment, KeyRecord, LogHead, Recording, Segment
@@ -107,6 +107,8 @@ class Vault:
         engine = database.connect(settings)
         async with engine.begin() as db:
             known = {row.purpose: row.public_key for row in await db.execute(select(KeyRecord))}
+            if not known:
+                await _nothing_published(settings)
             own = await asyncio.to_thread(keys.load, settings.keys, settings.origin, known, passphrase)
             await _found_log(db, own)
         store = open_store(settings, own.local_secret)
@@ -240,6 +242,19 @@ class Vault:
             except Exception:
                 _log.exception("%s failed and will be tried again", name)
                 await asyncio.sleep(_SEQUENCE_SECONDS)
+
+
+async def _nothing_published(settings: Settings) -> None:
+    """An empty database beside a log that was published is a lost one: no key is made for it and no log begun."""
+    store = open_store(settings, b"")
+    try:
+        note = await store.published(CHECKPOINT)
+    finally:
+        await store.stop()
+    if note is not None:
+        raise errors.HistoryLost(
+            "数据库是空的，而存储中已有公布的日志：请恢复数据库备份，或运行 python -m services.vault rebuild 重建。"
+        )
 
 
 async def _found_log(db: AsyncConnection, own: Keys) -> None:

@@ -1,7 +1,8 @@
 """Publishing: from the rows to the store, repeatable at any restart.
 
-1. Tiles and entry bundles that changed since the last published size.
-2. The statements with their salts, sealed among the evidence (they are private).
+1. The statements with their salts and what they carry, sealed among the evidence (`statements.py`; they are
+   private): a file at a time, so that memory stays flat however far publishing has fallen behind.
+2. Tiles and entry bundles that changed since the last published size.
 3. Witnesses' cosignatures on the checkpoint, as many as come within a bounded time (`checkpoints.py`).
 4. Last, the checkpoint: whoever sees it finds everything it stands for. Cosignatures that come later are added.
 5. The published size moves.
@@ -12,26 +13,22 @@ overwrites a newer one.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from sqlalchemy import select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlmodel import col
 
 from services.vault.contract.verify import VerificationError, verify_note
-from services.vault.contract.wire import canonical
 from services.vault.errors import HistoryLost
 from services.vault.keys import Keys
-from services.vault.log import tiles, tree
+from services.vault.log import statements, tiles, tree
 from services.vault.log.checkpoints import Checkpoints
 from services.vault.log.sequencer import tiles_for
 from services.vault.models import LogEntry, LogHead
-from services.vault.retention import keep
 from services.vault.stores.port import Store
 
 CHECKPOINT = "checkpoint"
-_STEP = 4096
-"""Statements published in one go, so that memory stays flat however far publishing has fallen behind."""
 
 
 class Publisher:
@@ -59,7 +56,7 @@ class Publisher:
             if published.size > head.size:
                 raise HistoryLost(
                     f"数据库中的日志（{head.size} 条）早于已公布的检查点（{published.size} 条）：数据库可能是旧备份。"
-                    "继续运行会造成日志分叉，拒绝启动。"
+                    "继续运行会造成日志分叉，拒绝启动。请恢复最新备份，或运行 python -m services.vault rebuild 重建。"
                 )
             edge = await tiles_for(db, tree.right_edge(published.size))
         if tree.root(published.size, edge.__getitem__) != published.root:
@@ -75,9 +72,16 @@ class Publisher:
                 head = (await db.execute(select(LogHead))).one()
                 done = int(head.published_size)
                 while done < head.size:
-                    upto = min(int(head.size), done + _STEP)
+                    upto = await statements.seal(
+                        self._engine,
+                        db,
+                        self._store,
+                        self._keys,
+                        done,
+                        int(head.size),
+                        retention=self._retention,
+                    )
                     await self._publish_tiles(db, done, upto)
-                    await self._seal_statements(db, done, upto)
                     if upto < head.size:
                         await self._published(db, upto)
                     done = upto
@@ -110,18 +114,3 @@ class Publisher:
         )
         leaves = (await db.scalars(query.order_by(col(LogEntry.position)))).all()
         return tiles.encode_entries(list(leaves))
-
-    async def _seal_statements(self, db: AsyncConnection, done: int, upto: int) -> None:
-        query = (
-            select(LogEntry)
-            .where(col(LogEntry.position) >= done, col(LogEntry.position) < upto)
-            .order_by(col(LogEntry.position))
-        )
-        lines = [
-            canonical({"index": row.position, "salt": row.salt.hex(), "statement": row.statement.decode()}) + b"\n"
-            for row in await db.execute(query)
-        ]
-        key = f"statements/{done:012d}-{upto:012d}.jsonl"
-        retain_until = (datetime.now(UTC) + self._retention).replace(microsecond=0)
-        stored = await self._store.put(key, b"".join(lines), retain_until)
-        await keep(self._engine, key, stored.version, retain_until)

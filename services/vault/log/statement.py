@@ -7,6 +7,7 @@ SHA-256(32 random bytes || statement), so the public log shows that something ha
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -25,8 +26,10 @@ FIELDS: dict[str, frozenset[str]] = {
     "enrolment": frozenset({"recorder", "key_id", "public_key"}),
     "key": frozenset({"purpose", "key_id", "public_key"}),
     "custodian": frozenset({"key_id", "public_key", "enrolled", "order"}),
+    "term": frozenset({"recording", "keep_until", "basis", "schedule"}),
     "hold": frozenset({"hold", "case", "recordings"}),
     "release": frozenset({"hold", "case", "order", "custodians"}),
+    "rebuild": frozenset({"size", "published_size"}),
     "disposal": frozenset({"recording", "order", "custodians", "manifests"}),
 }
 """Kinds and the fields each must have; more are allowed."""
@@ -45,6 +48,11 @@ def build(kind: str, act: UUID, at: datetime, fields: Mapping[str, Any]) -> byte
     if reserved := fields.keys() & {"kind", "act", "at"}:
         raise StatementUnfit(f"{kind} may not set {', '.join(sorted(reserved))}")
     return canonical({**fields, "kind": kind, "act": str(act), "at": rfc3339(at)})
+
+
+def said_at(statement: bytes) -> datetime:
+    """When the act was, as its statement says."""
+    return datetime.fromisoformat(json.loads(statement)["at"])
 
 
 def leaf_data(salt: bytes, statement: bytes) -> bytes:

@@ -1,0 +1,99 @@
+"""Step 5 of a rebuild: stamped checkpoints with their tokens, and the renewals of the log's own files."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from datetime import UTC, datetime
+
+from cryptography import x509
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from services.vault.contract import verify
+from services.vault.models import AuthorityRecord, LogCheckpoint, Timestamp
+from services.vault.retention import keep
+from services.vault.stores.port import Store, StoredName
+
+PREFIXES = ("statements/", "timestamps/")
+_TOKEN = re.compile(r"timestamps/(\d{12})\.tsr", re.ASCII)
+_AUTHORITY = re.compile(r"timestamps/authorities/([0-9a-f]{64})\.pem", re.ASCII)
+_AT_ONCE = 16
+
+
+class Files:
+    """`wrong`: what lies there and cannot be read as what it should be."""
+
+    def __init__(self, engine: AsyncEngine, store: Store, origin: str):
+        self._engine, self._store, self._origin = engine, store, origin
+        self._authorities: dict[str, x509.Certificate] = {}
+        self.wrong: list[str] = []
+
+    async def restore(self) -> None:
+        tokens: list[StoredName] = []
+        for prefix in PREFIXES:
+            part: list[StoredName] = []
+            async for name in self._store.list(prefix):
+                if name.deleted:
+                    continue
+                part.append(name)
+                if match := _AUTHORITY.fullmatch(name.key):
+                    await self._authority(name, match[1])
+                if _TOKEN.fullmatch(name.key):
+                    tokens.append(name)
+                if len(part) == _AT_ONCE:
+                    await asyncio.gather(*map(self._keep, part))
+                    part = []
+            await asyncio.gather(*map(self._keep, part))
+        for name in tokens:
+            await self._token(name)
+
+    async def _keep(self, name: StoredName) -> None:
+        head = await self._store.head(name.key, name.version)
+        if head is not None:
+            await keep(self._engine, name.key, name.version, head.retain_until or datetime.now(UTC))
+
+    async def _authority(self, name: StoredName, tsa: str) -> None:
+        data = await self._read(name.key, name.version)
+        try:
+            certificate = verify.load_certificate(data)
+        except verify.VerificationError:
+            certificate = None
+        if certificate is None or verify.certificate_id(certificate) != tsa:
+            self.wrong.append(f"{name.key}：不是这一时间戳机构的证书")
+            return
+        self._authorities[tsa] = certificate
+        async with self._engine.begin() as db:
+            row = insert(AuthorityRecord).values(tsa=tsa, certificate=data, since=datetime.now(UTC))
+            await db.execute(row.on_conflict_do_nothing())
+
+    async def _token(self, name: StoredName) -> None:
+        stem = name.key.removesuffix(".tsr")
+        token = await self._read(name.key, name.version)
+        head = await self._store.head(f"{stem}.checkpoint")
+        note = b"" if head is None else await self._read(head.key, head.version)
+        for tsa, certificate in self._authorities.items():
+            try:
+                at = verify.verify_timestamp(token, note, certificate)
+                checkpoint = verify.parse_checkpoint(verify.parse_note(note.decode()).text)
+            except (verify.VerificationError, UnicodeDecodeError):
+                continue
+            await self._stamped(checkpoint.size, note, token, tsa, at)
+            return
+        self.wrong.append(f"{name.key}：时间戳与其检查点或机构不符")
+
+    async def _stamped(self, size: int, note: bytes, token: bytes, tsa: str, at: datetime) -> None:
+        text, _, lines = note.decode().rpartition("\n\n")
+        own = [line for line in lines.splitlines() if line.startswith(f"— {self._origin} ")]
+        row = {"size": size, "minute": at.replace(second=0, microsecond=0), "checkpoint": note}
+        row |= {"digest": hashlib.sha256(note).digest(), "requested_at": at, "tries": 1, "token": token}
+        row |= {"tsa": tsa, "stamped_at": at, "got_at": at, "sealed_at": at}
+        async with self._engine.begin() as db:
+            plain = "\n".join([text, "", *own, ""])
+            fresh = insert(LogCheckpoint).values(size=size, note=plain, at=at)
+            await db.execute(fresh.on_conflict_do_nothing())
+            await db.execute(insert(Timestamp).values(row).on_conflict_do_nothing())
+
+    async def _read(self, key: str, version: str) -> bytes:
+        return b"".join([chunk async for chunk in self._store.read(key, version)])

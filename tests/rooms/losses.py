@@ -1,0 +1,149 @@
+"""A vault's database lost in several ways, and the command that makes it anew."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from sqlalchemy import text
+from uuid_utils.compat import uuid7
+
+from deploy.local.processes import ROOT
+from services.terminal.closing import root_of, signed_closing
+from services.vault import minutes
+from services.vault.contract import wire
+from services.vault.contract.verify import key_id
+from tests.rooms.sealed import Room, ask, seal
+from tests.system import System
+
+_TABLES = """
+    SELECT string_agg(format('vault.%I', relname), ', ') FROM pg_class
+    WHERE relnamespace = 'vault'::regnamespace AND relkind = 'r' AND relname NOT LIKE 'alembic%'
+"""
+_TIME = re.compile(r"(\d\d:\d\d:\d\d)(?:\.(\d{1,3})\d*)?(?=\+00:00\")")
+Rows = dict[str, list[str]]
+
+
+def vault_command(system: System, *arguments: str, role: str = "quancheng_owner") -> subprocess.CompletedProcess[str]:
+    """One of the vault's commands, by default as the owner of its database."""
+    environment = system.stack.vault_environment() | {"QUANCHENG_VAULT_DSN": system.stack.postgres.dsn(role)}
+    argv = [sys.executable, "-m", "services.vault", *arguments]
+    return subprocess.run(argv, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=180, check=False)
+
+
+def stop_vault(system: System) -> None:
+    assert system.stack.vault
+    system.stack.vault.stop()
+
+
+def start_vault(system: System) -> None:
+    assert system.stack.vault
+    system.stack.vault.start()
+
+
+def lose(system: System) -> None:
+    """The database is gone; the migrations have made an empty one."""
+    sql = system.stack.postgres.run_sql
+    sql(f"TRUNCATE {sql(_TABLES).strip()} CASCADE")
+
+
+def dump(system: System) -> None:
+    sql = system.stack.postgres.run_sql
+    sql("DROP SCHEMA IF EXISTS dump CASCADE; CREATE SCHEMA dump")
+    for table in sql(_TABLES).strip().split(", "):
+        sql(f"CREATE TABLE {table.replace('vault.', 'dump.')} AS TABLE {table}")
+
+
+def restore_dump(system: System) -> None:
+    sql = system.stack.postgres.run_sql
+    tables = sql(_TABLES).strip()
+    copies = [
+        f"INSERT INTO {table} OVERRIDING SYSTEM VALUE SELECT * FROM {table.replace('vault.', 'dump.')}"
+        for table in tables.split(", ")
+    ]
+    sql("; ".join(["SET session_replication_role = replica", f"TRUNCATE {tables} CASCADE", *copies]))
+
+
+async def rows(room: Room, *, without: dict[str, set[str]]) -> Rows:
+    """Every row of every table, as text; times as exact as the wire knows them."""
+    found: Rows = {}
+    async with room.engine.connect() as db:
+        tables = str(await db.scalar(text(_TABLES))).split(", ")
+        for table in tables:
+            name = table.removeprefix("vault.")
+            told = [row[0] for row in await db.execute(text(f"SELECT to_jsonb(t) FROM {table} AS t"))]
+            dropped = without.get(name, set())
+            if "*" in dropped:
+                continue
+            found[name] = sorted(
+                _TIME.sub(_cut, json.dumps({k: v for k, v in row.items() if k not in dropped}, sort_keys=True))
+                for row in told
+            )
+    return found
+
+
+def _cut(found: re.Match[str]) -> str:
+    return f"{found[1]}.{found[2] or '':0<3}"
+
+
+async def told_and_published(room: Room) -> None:
+    """Everything sealed so far stands in the log, and the log in the store."""
+    await minutes.state_minutes(room.engine, older_than=timedelta(minutes=-2))
+    async with asyncio.timeout(60):
+        while True:
+            async with room.engine.connect() as db:
+                waiting = await db.scalar(text("SELECT count(*) FROM vault.log_pending"))
+                head = (await db.execute(text("SELECT size, published_size FROM vault.log_head"))).one()
+            if not waiting and head.size == head.published_size:
+                return
+            await asyncio.sleep(0.1)
+
+
+@dataclass
+class Source:
+    """A recorder with its key."""
+
+    room: Room
+    id: UUID = field(default_factory=uuid7)
+    key: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
+
+    @property
+    def key_id(self) -> str:
+        return key_id(self._public)
+
+    @property
+    def _public(self) -> bytes:
+        return self.key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+
+    async def recording(self, *pieces: bytes, close: bool = True) -> UUID:
+        await self.room.client.enrol(wire.Enrol(recorder=self.id, public_key=base64.b64encode(self._public).decode()))
+        recording = uuid7()
+        opening = wire.OpenRecording(source=self.id, key_id=self.key_id, started_at=datetime.now(UTC))
+        await self.room.client.open(recording, opening)
+        await seal(self.room.client, recording, list(pieces))
+        if close:
+            await self.close(recording, *pieces)
+        return recording
+
+    async def close(self, recording: UUID, *pieces: bytes) -> wire.ClosedRecording:
+        now = wire.rfc3339(datetime.now(UTC))
+        leaves = [(n, hashlib.sha256(data).hexdigest(), len(data)) for n, data in enumerate(pieces)]
+        closing = {"recording": str(recording), "count": len(pieces), "root": root_of(leaves), "missing": []}
+        closing |= {"started_at": now, "ended_at": now, "interrupted": False}
+        told = wire.CloseRecording(closing=signed_closing(closing, self.key))
+        return await self.room.client.close(recording, told)
+
+
+async def receipt(room: Room, recording: UUID, sequence: int, data: bytes) -> wire.SealedSegment:
+    name = wire.SegmentName(sequence=sequence, sha256=ask(sequence, data).sha256)
+    return await room.client.receipt(recording, name)

@@ -1,0 +1,331 @@
+"""The vault's database lost or old, and made anew from the bucket alone, on both stores."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import pytest
+from sqlalchemy import text
+from uuid_utils.compat import uuid7
+
+from deploy.local.processes import ROOT, LocalError
+from services.vault.contract import wire
+from services.vault.contract.client import VaultRefused
+from services.vault.stores import open_store
+from tests.rooms.losses import (
+    Rows,
+    Source,
+    dump,
+    lose,
+    receipt,
+    restore_dump,
+    rows,
+    start_vault,
+    stop_vault,
+    told_and_published,
+    vault_command,
+)
+from tests.rooms.orders import keeper, order, signed
+from tests.rooms.sealed import Room, ask, room_of, seal, settings_of
+from tests.rooms.test_series import seal as seal_version
+from tests.rooms.test_series import version
+from tests.system import System, running
+
+FIRST, SECOND = keeper("档案员甲"), keeper("法制员乙")
+SETTINGS = {
+    "QUANCHENG_VAULT_RETENTION_DAYS": str(8 / 86400),
+    "QUANCHENG_VAULT_KEEP_DAYS": str(3 / 86400),
+    "QUANCHENG_VAULT_RENEW_EVERY_SECONDS": "600",
+}
+# What the bucket cannot tell and nobody misses: when somebody was last heard of, what waits, what was alarmed.
+NOT_TOLD = {
+    "alarms": {"*"},
+    "rebuilds": {"*"},
+    "log_pending": {"*"},
+    "log_head": {"checkpoint"},
+    "checkpoints": {"*"},
+    "cosignatures": {"*"},
+    "witnesses": {"*"},
+    "recordings": {"active_at", "renew_at"},
+    "segments": {"ticket_at", "sweep_at"},
+    "terms": {"place"},
+}
+NOT_TOLD |= {name: {"*"} for name in ("pgqueuer", "pgqueuer_log", "pgqueuer_schedules", "pgqueuer_statistics")}
+
+
+LOCAL_TELLS_NOT = {
+    name: NOT_TOLD.get(name, set()) | {"retain_until"} for name in ("segments", "manifests", "kept_files")
+}
+"""The folder locks nothing, so it tells no date."""
+
+
+async def all_rows(room: Room) -> Rows:
+    return await rows(room, without=NOT_TOLD | (LOCAL_TELLS_NOT if room.store.lock == "none" else {}))
+
+
+@pytest.fixture(scope="module", params=["local", "minio"])
+def losing(request: pytest.FixtureRequest) -> Iterator[System]:
+    minio = request.getfixturevalue("minio_binary") if request.param == "minio" else None
+    with running(minio, settings=SETTINGS) as made:
+        for each in (FIRST, SECOND):
+            done = vault_command(made, "enrol-custodian", each.name, each.public_text, role="quancheng_vault")
+            assert done.returncode == 0, done.stderr
+        assert made.stack.api
+        made.stack.api.stop()
+        yield made
+
+
+@pytest.fixture
+async def room(losing: System) -> AsyncIterator[Room]:
+    async with room_of(losing, open_store(settings_of(losing), b"x" * 32)) as made:
+        yield made
+
+
+async def rebuilt(room: Room, *arguments: str, code: int = 0) -> str:
+    await room.engine.dispose()
+    done = await asyncio.to_thread(vault_command, room.system, "rebuild", *arguments)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+async def something_of_everything(room: Room) -> dict[str, UUID]:
+    made: dict[str, UUID] = {}
+    source, client = Source(room), room.client
+    made["closed"] = await source.recording(b"one", b"two", b"three")
+    made["open"] = await source.recording(b"open one", b"open two", close=False)
+    made["conflict"] = await source.recording(b"first", b"second", close=False)
+    await seal(client, made["conflict"], [b"another first"])
+    await source.close(made["conflict"], b"first", b"second")
+    made["supplement"] = await source.recording(b"before", close=True)
+    await seal(client, made["supplement"], [b"before", b"late"])
+    made["by server"] = uuid7()
+    opening = wire.OpenRecording(source=uuid7(), key_id=None, started_at=datetime.now(UTC))
+    await client.open(made["by server"], opening)
+    await seal(client, made["by server"], [b"pushed"])
+    await client.close_by_server(made["by server"], wire.CloseByServer(reason="idle"))
+    made["series"] = uuid7()
+    await client.open_series(made["series"], wire.OpenSeries(source=uuid7()))
+    for number, data in enumerate((b"version one", b"version two"), 1):
+        await seal_version(client, made["series"], version(number, data, b"what it is"), data)
+    made["kept"] = await source.recording(b"kept for good")
+    await client.set_term(made["kept"], wire.SetTerm(keep_until=datetime.now(UTC) + timedelta(days=9), basis="三年"))
+    await client.set_term(made["kept"], wire.SetTerm(keep_until=None, basis="保管期限表", schedule="2026版"))
+    made["held"], made["was held"] = await source.recording(b"held"), await source.recording(b"was held")
+    for name in ("held", "was held"):
+        made[f"hold {name}"] = uuid7()
+        message = wire.PlaceHold(case=uuid7(), reason="行政复议", recordings=[made[name]])
+        await client.hold(made[f"hold {name}"], message)
+    released = made["hold was held"]
+    await client.release(released, signed(order("release", hold=released), FIRST, SECOND))
+    for name in ("held", "was held"):
+        async with asyncio.timeout(60):
+            while (await client.hold_state(made[f"hold {name}"])).settled < 2:
+                await asyncio.sleep(0.1)
+    made["disposed"] = await source.recording(b"to be forgotten")
+    return made
+
+
+async def dispose(room: Room, recording: UUID) -> None:
+    what = order("dispose", basis="期限届满", recordings=[recording])
+    path = room.system.folder / f"{what.id}.json"
+    path.write_text(signed(what, FIRST, SECOND).model_dump_json())
+    await asyncio.sleep(9)
+    argv, environment = [sys.executable, "-m", "services.vault", "dispose", str(path)], _disposing(room.system)
+    done = await asyncio.to_thread(
+        subprocess.run, argv, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _disposing(system: System) -> dict[str, str]:
+    from tests.rooms.test_custody import command_line
+
+    return command_line(system)[1]
+
+
+async def test_the_rows_made_again_from_the_bucket_are_those_that_were_lost(room: Room) -> None:
+    made = await something_of_everything(room)
+    await told_and_published(room)
+    await dispose(room, made["disposed"])
+    await told_and_published(room)
+    receipts = {n: await receipt(room, made["closed"], n, data) for n, data in enumerate((b"one", b"two", b"three"))}
+    stop_vault(room.system)
+    before = await all_rows(room)
+    lose(room.system)
+
+    # Nobody begins a new log beside the old one.
+    with pytest.raises(LocalError, match="rebuild"):
+        start_vault(room.system)
+    told = await rebuilt(room)
+    assert "全部对象核对无误" in told
+    after = await all_rows(room)
+    assert after.keys() == before.keys()
+    for table, were in before.items():
+        assert after[table] == were, table
+    assert sum(map(len, before.values())) > 60
+
+    start_vault(room.system)
+    for number, data in enumerate((b"one", b"two", b"three")):
+        assert await receipt(room, made["closed"], number, data) == receipts[number]
+    with pytest.raises(VaultRefused, match="recording-disposed"):
+        await room.client.exchange(made["disposed"], wire.ExchangeRequest(asks=[ask(0, b"again")]))
+    assert (await room.client.hold_state(made["hold held"])).state == "active"
+    assert (await room.client.retention(made["kept"])).ends_at is None
+    # The log goes on from where it was published, and says that this happened.
+    await told_and_published(room)
+    async with room.engine.connect() as db:
+        last = await db.scalar(text("SELECT statement FROM vault.log_entries ORDER BY position DESC LIMIT 1"))
+    assert b'"kind":"rebuild"' in last
+
+
+async def test_what_no_statement_told_of_is_sealed_again_by_the_intent_it_carries(room: Room) -> None:
+    source = Source(room)
+    told = await source.recording(b"told", close=False)
+    await told_and_published(room)
+    await seal(room.client, told, [b"told", b"not told"])
+    put = await source.recording(b"committed never", close=False)
+    await seal(room.client, put, [b"committed never", b"put and not committed"], commit=False)
+    fresh = await Source(room).recording(b"of a recording that nobody told of", close=False)
+    stop_vault(room.system)
+    lose(room.system)
+    output = await rebuilt(room)
+    assert "重新封存" in output
+    start_vault(room.system)
+    for recording, number, data in (
+        (told, 1, b"not told"),
+        (put, 1, b"put and not committed"),
+        (fresh, 0, b"of a recording that nobody told of"),
+    ):
+        again = await receipt(room, recording, number, data)
+        assert again.receipt.decoded()["sha256"] == hashlib.sha256(data).hexdigest()
+    # The source goes on and closes as if nothing had been.
+    closed = await source.close(told, b"told", b"not told")
+    assert (closed.segments, closed.closed_by) == (2, "terminal")
+
+
+async def test_a_manifest_that_the_log_did_not_come_to_tell_of_brings_its_receipts_back(room: Room) -> None:
+    source = Source(room)
+    recording = await source.recording(b"a", b"b", close=False)
+    await told_and_published(room)
+    closed = await source.close(recording, b"a", b"b")
+    receipts = [await receipt(room, recording, n, data) for n, data in enumerate((b"a", b"b"))]
+    stop_vault(room.system)
+    lose(room.system)
+    await rebuilt(room)
+    start_vault(room.system)
+    assert await room.client.manifest(recording, 0) == closed.model_copy(
+        update={"closed_at": (await room.client.manifest(recording, 0)).closed_at}
+    )
+    assert [await receipt(room, recording, n, data) for n, data in enumerate((b"a", b"b"))] == receipts
+    await told_and_published(room)
+    assert (await room.client.proof(closed.log_act)).statement["sha256"] == closed.manifest_sha256
+
+
+async def test_an_old_dump_is_refused_and_brought_up_to_the_bucket(room: Room) -> None:
+    source = Source(room)
+    before = await source.recording(b"before the dump", close=False)
+    await told_and_published(room)
+    stop_vault(room.system)
+    dump(room.system)
+    start_vault(room.system)
+    await seal(room.client, before, [b"before the dump", b"after the dump"])
+    await source.close(before, b"before the dump", b"after the dump")
+    after = await source.recording(b"all of it after")
+    hold = uuid7()
+    await room.client.hold(hold, wire.PlaceHold(case=uuid7(), reason="行政诉讼", recordings=[before, after]))
+    await told_and_published(room)
+    stop_vault(room.system)
+    whole = await all_rows(room)
+    restore_dump(room.system)
+
+    with pytest.raises(LocalError, match="旧备份"):
+        start_vault(room.system)
+    await rebuilt(room)
+    healed = await all_rows(room)
+    for table, were in whole.items():
+        assert healed[table] == were, table
+    start_vault(room.system)
+    async with asyncio.timeout(60):
+        while (state := await room.client.hold_state(hold)).settled != state.objects:
+            await asyncio.sleep(0.1)
+    assert state.objects == 5
+
+
+async def test_a_killed_rebuild_is_run_again_and_no_vault_starts_meanwhile(room: Room) -> None:
+    await Source(room).recording(*(f"piece {n}".encode() for n in range(40)))
+    await told_and_published(room)
+    stop_vault(room.system)
+    whole = await all_rows(room)
+    lose(room.system)
+    environment = room.system.stack.vault_environment()
+    environment |= {"QUANCHENG_VAULT_DSN": room.system.stack.postgres.dsn("quancheng_owner")}
+    for table in ("log_entries", "segments", "manifests"):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "services.vault", "rebuild"], env=environment, cwd=ROOT, stdout=subprocess.DEVNULL
+        )
+        try:
+            async with asyncio.timeout(60), room.engine.connect() as db:
+                plain = await db.execution_options(isolation_level="AUTOCOMMIT")
+                while not await plain.scalar(text(f"SELECT EXISTS (SELECT FROM vault.{table})")):
+                    await asyncio.sleep(0.005)
+        finally:
+            process.kill()
+            process.wait()
+        with pytest.raises(LocalError):
+            start_vault(room.system)
+    await rebuilt(room)
+    again = await all_rows(room)
+    for table, were in whole.items():
+        assert again[table] == were, table
+    start_vault(room.system)
+
+
+async def test_what_is_missing_from_the_bucket_is_named_and_alarmed(room: Room) -> None:
+    recording = await Source(room).recording(b"will be gone", b"will stay")
+    await told_and_published(room)
+    stop_vault(room.system)
+    lose(room.system)
+    key = f"recordings/{recording}/{0:010d}-{hashlib.sha256(b'will be gone').hexdigest()}"
+    await destroy(room, key)
+    told = await rebuilt(room, code=1)
+    assert f"✗ {key}：存储中已不存在这一版本" in told
+    assert await room.told("object-differs", key)
+    start_vault(room.system)
+    assert (await receipt(room, recording, 1, b"will stay")).size == 9
+
+
+async def test_a_running_vault_or_another_role_is_refused_and_nothing_changes(room: Room) -> None:
+    await told_and_published(room)
+    before = await all_rows(room)
+    assert "证据库仍在运行" in await rebuilt(room, "--anyway", code=3)
+    stop_vault(room.system)
+    refused = await asyncio.to_thread(vault_command, room.system, "rebuild", role="quancheng_vault")
+    assert (refused.returncode, "所有者" in refused.stderr) == (3, True)
+    assert "无需重建" in await rebuilt(room)
+    assert await all_rows(room) == before
+    await rebuilt(room, "--anyway")
+    after = await all_rows(room)
+    for table, were in before.items():
+        assert after[table] == were, table
+    start_vault(room.system)
+
+
+async def destroy(room: Room, key: str) -> None:
+    """As somebody with every right over the store would, once the lock has lapsed."""
+    found = await room.store.head(key)
+    assert found is not None
+    if room.system.stack.minio:
+        from tests.rooms.stores import client
+
+        minio = room.system.stack.minio
+        await asyncio.sleep(9)
+        admin = client(minio.endpoint, minio.access_key, minio.secret_key)
+        admin.remove_object("quancheng-evidence", key, version_id=found.version)
+    else:
+        await open_store(settings_of(room.system), b"x" * 32).delete(key, found.version)  # type: ignore[attr-defined]
