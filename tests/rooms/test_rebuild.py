@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
 from uuid_utils.compat import uuid7
 
 from deploy.local.processes import ROOT, LocalError
+from services.vault import keys
 from services.vault.contract import wire
 from services.vault.contract.client import VaultRefused
-from services.vault.stores import open_store
+from services.vault.log import statement
+from services.vault.log.sequencer import Sequencer, enter
+from services.vault.stores import local, open_store
 from tests.rooms.losses import (
     Rows,
     Source,
@@ -83,6 +88,9 @@ def losing(request: pytest.FixtureRequest) -> Iterator[System]:
 
 @pytest.fixture
 async def room(losing: System) -> AsyncIterator[Room]:
+    assert losing.stack.vault
+    if losing.stack.vault.pid is None:
+        start_vault(losing)
     async with room_of(losing, open_store(settings_of(losing), b"x" * 32)) as made:
         yield made
 
@@ -263,41 +271,29 @@ async def test_a_killed_rebuild_is_run_again_and_no_vault_starts_meanwhile(room:
     stop_vault(room.system)
     whole = await all_rows(room)
     lose(room.system)
-    environment = room.system.stack.vault_environment()
-    environment |= {"QUANCHENG_VAULT_DSN": room.system.stack.postgres.dsn("quancheng_owner")}
+    await room.engine.dispose()
+    owner = room.system.stack.postgres.dsn("quancheng_owner")
+    environment = room.system.stack.vault_environment() | {"QUANCHENG_VAULT_DSN": owner}
+    watching = create_async_engine(owner, isolation_level="AUTOCOMMIT")
     for table in ("log_entries", "segments", "manifests"):
         process = subprocess.Popen(
             [sys.executable, "-m", "services.vault", "rebuild"], env=environment, cwd=ROOT, stdout=subprocess.DEVNULL
         )
         try:
-            async with asyncio.timeout(60), room.engine.connect() as db:
-                plain = await db.execution_options(isolation_level="AUTOCOMMIT")
-                while not await plain.scalar(text(f"SELECT EXISTS (SELECT FROM vault.{table})")):
+            async with asyncio.timeout(60), watching.connect() as db:
+                while not await db.scalar(text(f"SELECT EXISTS (SELECT FROM vault.{table})")):
                     await asyncio.sleep(0.005)
         finally:
             process.kill()
             process.wait()
         with pytest.raises(LocalError):
             start_vault(room.system)
+    await watching.dispose()
     await rebuilt(room)
     again = await all_rows(room)
     for table, were in whole.items():
         assert again[table] == were, table
     start_vault(room.system)
-
-
-async def test_what_is_missing_from_the_bucket_is_named_and_alarmed(room: Room) -> None:
-    recording = await Source(room).recording(b"will be gone", b"will stay")
-    await told_and_published(room)
-    stop_vault(room.system)
-    lose(room.system)
-    key = f"recordings/{recording}/{0:010d}-{hashlib.sha256(b'will be gone').hexdigest()}"
-    await destroy(room, key)
-    told = await rebuilt(room, code=1)
-    assert f"✗ {key}：存储中已不存在这一版本" in told
-    assert await room.told("object-differs", key)
-    start_vault(room.system)
-    assert (await receipt(room, recording, 1, b"will stay")).size == 9
 
 
 async def test_a_running_vault_or_another_role_is_refused_and_nothing_changes(room: Room) -> None:
@@ -314,6 +310,84 @@ async def test_a_running_vault_or_another_role_is_refused_and_nothing_changes(ro
     for table, were in before.items():
         assert after[table] == were, table
     start_vault(room.system)
+
+
+async def test_statements_of_a_forked_history_are_told_again_under_other_indexes(room: Room) -> None:
+    await told_and_published(room)
+    stop_vault(room.system)
+    dump(room.system)
+    start_vault(room.system)
+    await Source(room).recording(b"of the history that was published")
+    await told_and_published(room)
+    stop_vault(room.system)
+    restore_dump(room.system)
+    # A vault that did not look at what was published, and ran on the old dump.
+    settings = settings_of(room.system)
+    own = keys.load(settings.keys, settings.origin, {}, keys.read_passphrase(settings.keys_passphrase_file))
+    act = uuid7()
+    fields = {"recording": str(uuid7()), "person": str(uuid7()), "purpose": "调查", "until": "x"}
+    async with room.engine.begin() as db:
+        await enter(db, act, statement.build("viewing", act, datetime.now(UTC), fields))
+    assert await Sequencer(room.engine, own).sequence() == 1
+    told = await rebuilt(room)
+    assert "1 条陈述不在已公布的日志中（分叉）" in told
+    start_vault(room.system)
+    await told_and_published(room)
+    assert (await room.client.proof(act)).statement["purpose"] == "调查"
+
+
+@pytest.mark.parametrize("losing", ["local"], indirect=True)
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (lambda data: data.replace(b'"salt":"', b'"salt":"0', 1)[:-1], "损坏"),
+        (lambda data: re.sub(rb'"salt":"..', b'"salt":"00', data, count=1), "不一致"),
+        (lambda data: data.replace(b'"carries":{', b'"carries":{"x":1,', 1), "签名不成立"),
+        (lambda data: data[data.index(b"\n") + 1 :], "与其名称不符"),
+        (lambda data: b"", "损坏"),
+        (None, "缺少日志陈述"),
+    ],
+)
+async def test_a_statement_file_that_is_not_as_it_was_sealed_is_named_and_nothing_starts(
+    room: Room, damage: Callable[[bytes], bytes] | None, why: str
+) -> None:
+    await Source(room).recording(b"told of in a file")
+    await told_and_published(room)
+    await Source(room).recording(b"and another")
+    await told_and_published(room)
+    stop_vault(room.system)
+    lose(room.system)
+    folder = room.system.stack.data / "evidence" / "evidence" / "statements"
+    path = next(file for file in sorted(folder.iterdir())[1:] if b'"receipts"' in file.read_bytes())
+    was = path.read_bytes()
+    with path.open("rb") as file:
+        local._set_immutable(file.fileno(), False)
+    path.unlink()
+    if damage is not None:
+        assert damage(was) != was
+        path.write_bytes(damage(was))
+    try:
+        assert why in await rebuilt(room, code=3)
+        with pytest.raises(LocalError):
+            start_vault(room.system)
+    finally:
+        path.write_bytes(was)
+    await rebuilt(room)
+    start_vault(room.system)
+
+
+async def test_what_is_missing_from_the_bucket_is_named_and_alarmed(room: Room) -> None:
+    recording = await Source(room).recording(b"will be gone", b"will stay")
+    await told_and_published(room)
+    stop_vault(room.system)
+    lose(room.system)
+    key = f"recordings/{recording}/{0:010d}-{hashlib.sha256(b'will be gone').hexdigest()}"
+    await destroy(room, key)
+    told = await rebuilt(room, code=1)
+    assert f"✗ {key}：存储中已不存在这一版本" in told
+    assert await room.told("object-differs", key)
+    start_vault(room.system)
+    assert (await receipt(room, recording, 1, b"will stay")).size == 9
 
 
 async def destroy(room: Room, key: str) -> None:

@@ -325,6 +325,14 @@ class StampState(Message):
     waiting_since: Moment | None
 
 
+class RebuildTold(Message):
+    """The vault's database was made anew at `at`: what had an index from `size` on before then is lost, and whoever
+    appended it appends it again."""
+
+    at: Moment
+    size: int
+
+
 class LogState(Message):
     """How far the log is signed and published, and whether its witnesses keep up.
 
@@ -340,6 +348,8 @@ class LogState(Message):
     met_size: int | None
     witnesses: list[WitnessState]
     stamps: StampState
+    rebuilds: list[RebuildTold] = []
+    """The last of them first, at most twenty."""
 
 
 class Alarm(Message):

@@ -18,7 +18,7 @@ from services.vault.contract import wire
 from services.vault.log import tree
 from services.vault.log.sequencer import tiles_for
 from services.vault.log.witnesses import Away, Policy, Witnesses, name_of, pause
-from services.vault.models import Cosignature, LogCheckpoint, LogHead, WitnessRecord
+from services.vault.models import Cosignature, LogCheckpoint, LogHead, Rebuild, WitnessRecord
 from services.vault.settings import Witness
 
 _POLL_SECONDS = 0.1
@@ -127,11 +127,14 @@ class Checkpoints:
                 col(Cosignature.size) == (newest.size if newest else 0), col(Cosignature.witness).in_(names)
             )
             cosigned = await db.scalar(counted) or 0
+            rebuilds = await db.execute(select(Rebuild).order_by(col(Rebuild.at).desc()).limit(20))
+            rebuilt = [wire.RebuildTold(at=row.at, size=row.size) for row in rebuilds]
         return wire.LogState(
             size=head.size,
             published_size=newest.size if newest else head.published_size,
             needed=self.policy.need,
             stamps=stamps,
+            rebuilds=rebuilt,
             cosigned=cosigned,
             meets_policy=cosigned >= self.policy.need,
             met_size=met,

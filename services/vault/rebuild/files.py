@@ -12,14 +12,21 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.vault.contract import verify
-from services.vault.models import AuthorityRecord, LogCheckpoint, Timestamp
-from services.vault.retention import keep
-from services.vault.stores.port import Store, StoredName
+from services.vault.models import AuthorityRecord, KeptFile, LogCheckpoint, Timestamp
+from services.vault.stores.port import Store, StoredName, StoredObject
 
 PREFIXES = ("statements/", "timestamps/")
 _TOKEN = re.compile(r"timestamps/(\d{12})\.tsr", re.ASCII)
 _AUTHORITY = re.compile(r"timestamps/authorities/([0-9a-f]{64})\.pem", re.ASCII)
 _AT_ONCE = 16
+
+
+async def kept(engine: AsyncEngine, head: StoredObject) -> None:
+    """It is renewed from the date on that the store says."""
+    told = {"version": head.version, "retain_until": head.retain_until or datetime.now(UTC)}
+    row = insert(KeptFile).values(key=head.key, **told)
+    async with engine.begin() as db:
+        await db.execute(row.on_conflict_do_update(index_elements=["key"], set_=told))
 
 
 class Files:
@@ -52,7 +59,7 @@ class Files:
     async def _keep(self, name: StoredName) -> None:
         head = await self._store.head(name.key, name.version)
         if head is not None:
-            await keep(self._engine, name.key, name.version, head.retain_until or datetime.now(UTC))
+            await kept(self._engine, head)
 
     async def _authority(self, name: StoredName, tsa: str) -> None:
         data = await self._read(name.key, name.version)

@@ -36,8 +36,9 @@ from services.vault.log import statement
 from services.vault.log.sequencer import enter
 from services.vault.models import Enrolment, LogEntry, LogPending, Manifest, Recording, Segment, Tombstone
 from services.vault.rebuild.acts import put_segments, segment_row
+from services.vault.rebuild.files import kept
 from services.vault.rebuild.ledger import Trusted
-from services.vault.retention import COVERED, RENEW_BEFORE, keep
+from services.vault.retention import COVERED, RENEW_BEFORE
 from services.vault.sampling import DIFFERS
 from services.vault.sealing import prefix_of, receipt_payload
 from services.vault.stores.port import Store, StoredName, StoredObject
@@ -300,8 +301,8 @@ class Objects:
                     await db.execute(update(Recording).where(col(Recording.id) == recording).values(**ended))
             if not done.rowcount:
                 await self._fault(key, "日志中没有对应的销毁记录")
-            elif head.retain_until is not None or head.lock == "none":
-                await keep(self._engine, key, head.version, head.retain_until or datetime.now(UTC))
+            else:
+                await kept(self._engine, head)
         return set(here)
 
     async def _state(self, recording: UUID) -> None:
