@@ -374,6 +374,34 @@ async def test_what_may_not_be_disposed_of_yet_is_named_and_stays(room: Room, tm
     assert (done.returncode, "签名" in done.stderr) == (1, True)
 
 
+async def change(room: Room, query: str, recording: UUID) -> None:
+    async with room.engine.begin() as db:
+        await db.execute(text(query), {"id": recording})
+
+
+async def value(room: Room, query: str, recording: UUID) -> Any:
+    async with room.engine.connect() as db:
+        return await db.scalar(text(query), {"id": recording})
+
+
+@pytest.mark.parametrize("short", ["minio"], indirect=True)
+async def test_the_date_on_record_is_that_of_the_ticket_the_bytes_came_with(room: Room) -> None:
+    sealed, late = await recorded(room, [b"first"]), ask(1, b"asked for long ago")
+    await room.client.exchange(sealed.id, wire.ExchangeRequest(asks=[late]))
+    ago = "retain_until = now() - interval '2 days'"
+    await change(room, f"UPDATE vault.segments SET {ago} WHERE recording_id = :id AND state = 'asked'", sealed.id)
+    (ticket,) = (await room.client.exchange(sealed.id, wire.ExchangeRequest(asks=[late]))).tickets
+    async with httpx.AsyncClient(trust_env=False) as store:
+        (await store.put(ticket.url, content=b"asked for long ago", headers=ticket.headers)).raise_for_status()
+    name = wire.SegmentName(sequence=1, sha256=late.sha256)
+    assert (await room.client.exchange(sealed.id, wire.ExchangeRequest(commits=[name]))).sealed
+    told = await value(
+        room, "SELECT retain_until FROM vault.segments WHERE recording_id = :id AND sequence = 1", sealed.id
+    )
+    found = await stored(room, f"recordings/{sealed.id}/{1:010d}-{late.sha256}")
+    assert told >= found.retain_until
+
+
 async def test_a_disposal_deletes_the_media_and_leaves_a_tombstone(room: Room, tmp_path: Path) -> None:
     sealed = await recorded(room, [b"to be", b"forgotten"])
     path = disposal(tmp_path, sealed.id)
