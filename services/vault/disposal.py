@@ -20,7 +20,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from uuid import UUID
 
 from sqlalchemy import func, select, update
@@ -42,7 +42,6 @@ from services.vault.stores.port import Shredder, Store
 
 TOMBSTONE_TYPE = "application/vnd.quancheng.tombstone.v1+json"
 _BATCH = 256
-_TICKET_LIFE = timedelta(seconds=wire.TICKET_SECONDS + 60)
 
 
 @dataclass(frozen=True)
@@ -227,9 +226,10 @@ async def _open_business(db: AsyncConnection, recording: UUID, now: datetime) ->
     last = await db.scalar(locked)
     if last is not None and last >= now:
         return f"存储锁定至 {wire.rfc3339(last)}"
-    asked = (col(Segment.state) == "asked") & (col(Segment.ticket_at) > now - _TICKET_LIFE)
+    # Its bytes may lie in the store already: it is looked for until it is sealed or has lapsed.
+    asked = col(Segment.state) == "asked"
     if await db.scalar(select(func.count()).select_from(Segment).where(mine, asked)):
-        return "有上传凭单尚未失效"
+        return "有申请上传的片段尚未封存，也尚未失效"
     untold = (col(Segment.state) == "sealed") & col(Segment.statement_act).is_(None)
     own = select(col(Recording.kind)).where(col(Recording.id) == recording)
     if await db.scalar(own) == "recording" and await db.scalar(

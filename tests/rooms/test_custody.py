@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import json
 import subprocess
@@ -372,6 +373,32 @@ async def test_what_may_not_be_disposed_of_yet_is_named_and_stays(room: Room, tm
     path = disposal(tmp_path, kept.id, by=(FIRST,))
     done = await asyncio.to_thread(command, room.system, "dispose", str(path))
     assert (done.returncode, "签名" in done.stderr) == (1, True)
+
+
+async def test_nothing_is_disposed_of_while_bytes_that_were_asked_for_may_lie_in_the_store(
+    room: Room, tmp_path: Path
+) -> None:
+    sealed, late = await recorded(room, [b"in time"]), ask(1, b"late")
+    (ticket,) = (await room.client.exchange(sealed.id, wire.ExchangeRequest(asks=[late]))).tickets
+    async with httpx.AsyncClient(trust_env=False) as store:
+        (await store.put(ticket.url, content=b"late", headers=ticket.headers)).raise_for_status()
+    # The ticket has lapsed, and nobody has looked yet.
+    lapse = "ticket_at = now() - interval '16 minutes', sweep_at = now() + interval '1 hour'"
+    await change(room, f"UPDATE vault.segments SET {lapse} WHERE recording_id = :id AND state = 'asked'", sealed.id)
+    await lapsed(room, sealed.id)
+    path = disposal(tmp_path, sealed.id)
+    done = await asyncio.to_thread(command, room.system, "dispose", str(path))
+    assert (done.returncode, "尚未封存" in done.stdout) == (1, True), done.stdout + done.stderr
+    await change(
+        room, "UPDATE vault.segments SET sweep_at = now() WHERE recording_id = :id AND state = 'asked'", sealed.id
+    )
+    name = wire.SegmentName(sequence=1, sha256=late.sha256)
+    async with asyncio.timeout(30):
+        while True:
+            with contextlib.suppress(VaultRefused):
+                await room.client.receipt(sealed.id, name)
+                break
+            await asyncio.sleep(0.2)
 
 
 async def change(room: Room, query: str, recording: UUID) -> None:
