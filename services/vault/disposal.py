@@ -193,8 +193,11 @@ class Disposer:
             }
             envelope = wire.canonical(self._keys.envelope(TOMBSTONE_TYPE, told).model_dump())
             # Signed once: what is put below must be the same however often it is tried.
+            first = update(Tombstone).where(this, col(Tombstone.envelope).is_(None))
             async with self._engine.begin() as db:
-                await db.execute(update(Tombstone).where(this).values(envelope=envelope, key=key))
+                await db.execute(first.values(envelope=envelope, key=key))
+                envelope = await db.scalar(select(col(Tombstone.envelope)).where(this))
+            assert envelope is not None
         until = (now + FARTHEST).replace(microsecond=0)
         stored = await self._store.put(key, envelope, until)
         await keep(self._engine, key, stored.version, until)

@@ -19,6 +19,7 @@ from uuid import UUID
 import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from pydantic import SecretStr
 from sqlalchemy import text
 from uuid_utils.compat import uuid7
 
@@ -27,10 +28,13 @@ from services.terminal.closing import root_of, signed_closing
 from services.vault import jobs
 from services.vault.contract import custody, verify, wire
 from services.vault.contract.client import VaultRefused
-from services.vault.disposal import TOMBSTONE_TYPE
+from services.vault.disposal import TOMBSTONE_TYPE, Disposer
 from services.vault.retention import HOLD_MISSING, RECONCILE
+from services.vault.service import Vault
 from services.vault.stores import open_store
-from services.vault.stores.port import StoredObject
+from services.vault.stores.local import LocalStore
+from services.vault.stores.port import Shredder, StoredObject
+from services.vault.stores.s3 import S3Shredder
 from tests.rooms.orders import Keeper, keeper, order, signed
 from tests.rooms.sealed import Room, ask, open_recording, room_of, settings_of
 from tests.system import System, running
@@ -427,6 +431,48 @@ async def test_the_date_on_record_is_that_of_the_ticket_the_bytes_came_with(room
     )
     found = await stored(room, f"recordings/{sealed.id}/{1:010d}-{late.sha256}")
     assert told >= found.retain_until
+
+
+async def test_two_disposals_at_once_leave_one_tombstone(room: Room, tmp_path: Path) -> None:
+    sealed = await recorded(room, [b"by two at once"])
+    await lapsed(room, sealed.id)
+    path = disposal(tmp_path, sealed.id)
+    vault = await Vault.start(settings_of(room.system))
+    signing = vault.keys.envelope
+
+    class Overtaken:
+        """Between signing and storing, another process does it all."""
+
+        def envelope(self, *told: Any) -> Any:
+            made = signing(*told)
+            assert command(room.system, "dispose", str(path)).returncode == 0
+            return made
+
+    disposer = Disposer(
+        vault.engine,
+        vault.store,
+        Overtaken(),
+        vault.sequencer,
+        vault.custodians,
+        vault.retention,  # type: ignore[arg-type]
+    )
+    shredder = shredder_of(room)
+    try:
+        (one,) = await disposer.dispose(wire.Envelope.model_validate_json(path.read_bytes()), shredder, print)
+    finally:
+        await shredder.stop()
+        await vault.stop()
+    assert one.disposed
+    left = await room.client.tombstone(sealed.id)
+    assert left.sha256 == (await stored(room, f"recordings/{sealed.id}/tombstone")).sha256
+
+
+def shredder_of(room: Room) -> Shredder:
+    """The identity that deletes."""
+    if isinstance(room.store, LocalStore):
+        return room.store
+    told = json.loads((room.system.stack.data / "secrets" / "store-dispose.json").read_text())
+    return S3Shredder(settings_of(room.system), told["access"], SecretStr(told["secret"]))
 
 
 async def test_a_disposal_deletes_the_media_and_leaves_a_tombstone(room: Room, tmp_path: Path) -> None:
