@@ -83,11 +83,12 @@ class Disposer:
         authorized = await self._authorized(envelope)
         if abs(await self._store.drift()) > MAX_DRIFT:
             raise errors.ClockDrift
-        async with self._engine.begin() as db:
-            await remember(db, authorized, datetime.now(UTC))
         outcomes = []
         for recording in _recordings(authorized):
-            outcome = await self._one(recording, authorized, shredder)
+            try:
+                outcome = await self._one(recording, authorized, shredder)
+            except (errors.OrderUnfit, errors.OrderNotAuthorized) as error:
+                outcome = Outcome(recording, False, error.title)
             told(outcome)
             outcomes.append(outcome)
         return outcomes
@@ -106,9 +107,6 @@ class Disposer:
             if state == "disposed":
                 return Outcome(recording, True, "先前已销毁")
             if state != "disposing":
-                # What has begun is finished however late; nothing begins by an order that has lapsed.
-                if authorized.order.expires_at <= datetime.now(UTC):
-                    return Outcome(recording, False, "指令已过有效期")
                 if why := await self._obstacle(db, recording):
                     return Outcome(recording, False, why)
                 await self._begin(db, recording, authorized)
@@ -145,6 +143,8 @@ class Disposer:
 
     async def _begin(self, db: AsyncConnection, recording: UUID, authorized: Authorized) -> None:
         act, now = uuid7(), datetime.now(UTC)
+        # What has begun is finished however late; nothing begins by an order that no longer stands.
+        await remember(db, authorized, now)
         this = col(Recording.id) == recording
         await db.execute(update(Recording).where(this).values(state="disposing", renew_at=None))
         manifests = select(col(Manifest.sha256)).where(col(Manifest.recording_id) == recording)

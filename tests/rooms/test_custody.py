@@ -379,6 +379,46 @@ async def test_what_may_not_be_disposed_of_yet_is_named_and_stays(room: Room, tm
     assert (done.returncode, "签名" in done.stderr) == (1, True)
 
 
+async def half_done(room: Room, path: Path, lives: timedelta, *keepers: Keeper) -> Sealed:
+    """An order in `path` that has begun and cannot go on with the recording that is returned: its term ends only
+    in 25 seconds."""
+    gone, kept = await recorded(room, [b"in time"]), await recorded(room, [b"too late"])
+    await lapsed(room, gone.id)
+    ends = (datetime.now(UTC) + timedelta(seconds=25)).replace(microsecond=0)
+    await room.client.set_term(kept.id, wire.SetTerm(keep_until=ends, basis="延期"))
+    listed = {"recordings": [gone.id, kept.id], "expires_at": datetime.now(UTC) + lives}
+    path.write_text(signed(order("dispose", basis="期限届满", **listed), *keepers).model_dump_json())
+    done = await asyncio.to_thread(command, room.system, "dispose", str(path))
+    assert "已销毁 1 项" in done.stdout, done.stdout + done.stderr
+    return kept
+
+
+async def test_an_order_that_was_tried_in_its_time_begins_nothing_after_it(room: Room, tmp_path: Path) -> None:
+    path = tmp_path / "order.json"
+    kept = await half_done(room, path, timedelta(seconds=22), FIRST, SECOND)
+    await lapsed(room, kept.id)
+    done = await asyncio.to_thread(command, room.system, "dispose", str(path))
+    assert (done.returncode, "已过有效期" in done.stdout) == (1, True), done.stdout + done.stderr
+    assert await room.store.head(kept.keys[0]) is not None
+
+
+async def test_an_order_begins_nothing_once_who_signed_it_is_no_longer_a_custodian(
+    room: Room, tmp_path: Path
+) -> None:
+    third, change, path = keeper("丁"), tmp_path / "change.json", tmp_path / "order.json"
+    what = order("enrol-custodian", name=third.name, public_key=third.public_text)
+    change.write_text(signed(what, FIRST, SECOND).model_dump_json())
+    enrol = ("enrol-custodian", third.name, third.public_text, str(change))
+    assert (await asyncio.to_thread(command, room.system, *enrol)).returncode == 0
+    kept = await half_done(room, path, timedelta(days=1), FIRST, third)
+    change.write_text(signed(order("remove-custodian", key_id=third.key_id), FIRST, SECOND).model_dump_json())
+    assert (await asyncio.to_thread(command, room.system, "remove-custodian", str(change))).returncode == 0
+    await lapsed(room, kept.id)
+    done = await asyncio.to_thread(command, room.system, "dispose", str(path))
+    assert (done.returncode, "在册保管人" in done.stdout) == (1, True), done.stdout + done.stderr
+    assert await room.store.head(kept.keys[0]) is not None
+
+
 async def test_nothing_is_disposed_of_while_bytes_that_were_asked_for_may_lie_in_the_store(
     room: Room, tmp_path: Path
 ) -> None:
