@@ -43,7 +43,8 @@ RENEW_BEFORE = timedelta(days=90)
 _HELD_EVERY = timedelta(days=30)
 _SLACK = timedelta(days=1)
 _BATCH, AT_ONCE = 512, 16
-_LATER = timedelta(hours=1)
+LATER = timedelta(hours=1)
+"""When what was entered as a job is entered again, where no job has been done by then."""
 
 _COVERED = """
     EXISTS (SELECT FROM vault.held_recordings AS h JOIN vault.holds ON holds.id = h.hold_id
@@ -162,7 +163,7 @@ class Retention:
                     await jobs.enter(db, RECONCILE, str(recording))
             # Asked for again in an hour where the job has not moved it on by then.
             await db.execute(
-                update(Recording).where(col(Recording.id).in_(due)).values(renew_at=datetime.now(UTC) + _LATER)
+                update(Recording).where(col(Recording.id).in_(due)).values(renew_at=datetime.now(UTC) + LATER)
             )
         return len(due)
 

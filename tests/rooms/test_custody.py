@@ -28,8 +28,10 @@ from services.terminal.closing import root_of, signed_closing
 from services.vault import jobs
 from services.vault.contract import custody, verify, wire
 from services.vault.contract.client import VaultRefused
+from services.vault.custodians import Custodians
 from services.vault.disposal import TOMBSTONE_TYPE, Disposer
-from services.vault.retention import HOLD_MISSING, RECONCILE
+from services.vault.holds import Holds
+from services.vault.retention import HOLD_MISSING, RECONCILE, Retention
 from services.vault.service import Vault
 from services.vault.stores import open_store
 from services.vault.stores.local import LocalStore
@@ -193,6 +195,24 @@ async def test_a_lock_that_reaches_further_than_is_asked_is_left_as_it_is(room: 
 
 
 # --- holds ---
+
+
+async def test_a_hold_is_placed_though_its_job_died(room: Room) -> None:
+    sealed, hold = await recorded(room, [b"while the store was away"]), uuid7()
+    await asyncio.sleep(1)
+    await change(room, "UPDATE vault.recordings SET renew_at = NULL WHERE id = :id", sealed.id)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jobs, "enter", nothing)
+        vault = Holds(room.engine, Custodians(room.engine), Retention(room.engine, room.store, room.alarms))
+        await vault.place(hold, wire.PlaceHold(case=uuid7(), reason="行政复议", recordings=[sealed.id]))
+    due = await value(room, "SELECT renew_at FROM vault.recordings WHERE id = :id", sealed.id)
+    assert due <= datetime.now(UTC) + timedelta(hours=1)
+    await change(room, "UPDATE vault.recordings SET renew_at = now() WHERE id = :id", sealed.id)
+    await settled(room, hold, objects=2)
+
+
+async def nothing(*_: Any, **__: Any) -> None:
+    return
 
 
 async def test_a_hold_covers_what_was_sealed_before_and_what_is_sealed_after(room: Room) -> None:
