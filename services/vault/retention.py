@@ -156,7 +156,9 @@ class Retention:
         """Enter a job for each recording whose locks are to be looked at; returns how many there were."""
         query = select(col(Recording.id)).where(col(Recording.renew_at) <= datetime.now(UTC))
         async with self._engine.begin() as db:
-            due = (await db.scalars(query.order_by(col(Recording.renew_at)).limit(limit))).all()
+            # Recordings before their jobs, as everywhere; one that somebody is at is due again the next time.
+            query = query.order_by(col(Recording.renew_at)).limit(limit).with_for_update(skip_locked=True)
+            due = sorted((await db.scalars(query)).all())
             for recording in due:
                 await jobs.enter(db, SETTLE, str(recording))
                 if await db.scalar(_COVERS, {"recording": recording}):

@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -31,7 +32,8 @@ from services.vault.contract.client import VaultRefused
 from services.vault.custodians import Custodians
 from services.vault.disposal import TOMBSTONE_TYPE, Disposer
 from services.vault.holds import Holds
-from services.vault.retention import HOLD_MISSING, RECONCILE, Retention
+from services.vault.retention import HOLD_MISSING, RECONCILE, SETTLE, Retention
+from services.vault.sealing import lock
 from services.vault.service import Vault
 from services.vault.stores import open_store
 from services.vault.stores.local import LocalStore
@@ -192,6 +194,36 @@ async def test_a_lock_that_reaches_further_than_is_asked_is_left_as_it_is(room: 
     await room.store.extend(found.key, found.version, now + timedelta(days=20))
     if room.store.lock == "compliance":
         assert (await stored(room, found.key)).retain_until == now + timedelta(days=30)
+
+
+async def test_looking_for_what_is_due_does_not_block_who_places_a_hold(room: Room) -> None:
+    sealed = await recorded(room, [b"due"])
+    async with without_jobs(room, sealed.id):
+        queued = "DELETE FROM vault.pgqueuer WHERE status = 'queued' AND payload = convert_to(:id, 'UTF8')"
+        async with room.engine.begin() as db:
+            await db.execute(text(queued), {"id": str(sealed.id)})
+        await change(
+            room, "UPDATE vault.recordings SET renew_at = now() - interval '1 day' WHERE id = :id", sealed.id
+        )
+        async with room.engine.begin() as db:
+            await lock(db, sealed.id)
+            looking = asyncio.create_task(Retention(room.engine, room.store, room.alarms).enter_due(limit=10000))
+            await asyncio.sleep(2)
+            await jobs.enter(db, SETTLE, str(sealed.id))
+        await looking
+
+
+@asynccontextmanager
+async def without_jobs(room: Room, recording: UUID) -> AsyncIterator[None]:
+    """No worker settles this recording meanwhile."""
+    async with room.engine.connect() as db:
+        name = {"name": f"vault/{SETTLE}/{recording}"}
+        await db.execute(text("SELECT pg_advisory_lock(hashtextextended(:name, 0))"), name)
+        try:
+            yield
+        finally:
+            await db.execute(text("SELECT pg_advisory_unlock(hashtextextended(:name, 0))"), name)
+            await db.commit()
 
 
 # --- holds ---
