@@ -32,7 +32,8 @@ from services.vault.contract.client import VaultRefused
 from services.vault.custodians import Custodians
 from services.vault.disposal import TOMBSTONE_TYPE, Disposer
 from services.vault.holds import Holds
-from services.vault.retention import HOLD_MISSING, RECONCILE, SETTLE, Retention
+from services.vault.retention import HOLD_MISSING, RECONCILE, RENEWAL_FAILED, SETTLE, Retention, keep
+from services.vault.sampling import DIFFERS
 from services.vault.sealing import lock
 from services.vault.service import Vault
 from services.vault.stores import open_store
@@ -186,6 +187,27 @@ async def test_locks_are_renewed_to_the_end_of_the_term_and_at_most_a_year(room:
         assert manifest.retain_until == until
 
 
+async def test_a_file_of_the_log_that_cannot_be_renewed_is_an_alarm_and_keeps_no_other_back(room: Room) -> None:
+    now = datetime.now(UTC).replace(microsecond=0)
+    gone, here = f"statements/{uuid7()}", f"statements/{uuid7()}"
+    await keep(room.engine, gone, str(uuid7()), now)
+    vault = await Vault.start(settings_of(room.system))
+    try:
+        put = await vault.store.put(here, b"here", now + timedelta(days=1))
+    finally:
+        await vault.stop()
+    await keep(room.engine, here, put.version, now + timedelta(days=1))
+    async with asyncio.timeout(30):
+        while not await room.told(RENEWAL_FAILED, gone):
+            await asyncio.sleep(0.1)
+        query = text("SELECT retain_until FROM vault.kept_files WHERE key = :key")
+        until = now
+        while until < now + timedelta(days=300):
+            async with room.engine.connect() as db:
+                until = await db.scalar(query, {"key": here})
+            await asyncio.sleep(0.1)
+
+
 async def test_a_lock_that_reaches_further_than_is_asked_is_left_as_it_is(room: Room) -> None:
     """Else one such object would keep its whole recording from being renewed."""
     sealed = await recorded(room, [b"locked for long"])
@@ -229,6 +251,44 @@ async def without_jobs(room: Room, recording: UUID) -> AsyncIterator[None]:
 # --- holds ---
 
 
+async def test_an_object_that_is_gone_keeps_no_other_from_being_held(room: Room) -> None:
+    sealed = await recorded(room, [f"one of many {n}".encode() for n in range(530)])
+    await lapsed(room, sealed.id)
+    found, shredder = await stored(room, sealed.keys[0]), shredder_of(room)
+    await shredder.delete(found.key, found.version)
+    await shredder.stop()
+    hold = await placed(room, sealed.id)
+    async with asyncio.timeout(60):
+        while (await room.client.hold_state(hold)).settled < 530:  # and the manifest
+            await asyncio.sleep(0.2)
+    assert (await stored(room, sealed.keys[-1])).held
+    assert await room.told(DIFFERS, found.key)
+
+
+async def test_a_release_clears_the_flags_of_a_hold_that_was_never_wholly_placed(room: Room) -> None:
+    sealed, flagging = await recorded(room, [b"flagged", b"not flagged"]), asyncio.Event()
+
+    class Hanging:
+        async def hold(self, key: str, version: str, on: bool) -> None:
+            if key == sealed.keys[1]:
+                flagging.set()
+                await asyncio.Event().wait()
+            await room.store.hold(key, version, on)
+
+    hanging: Any = Hanging()
+    async with without_jobs(room, sealed.id):
+        hold = await placed(room, sealed.id)
+        settling = asyncio.create_task(Retention(room.engine, hanging, room.alarms).settle(str(sealed.id)))
+        await flagging.wait()
+        while not (await stored(room, sealed.keys[0])).held:
+            await asyncio.sleep(0.05)
+        settling.cancel()
+        await asyncio.gather(settling, return_exceptions=True)
+        await room.client.release(hold, release(hold, FIRST, SECOND))
+    await settled(room, hold, objects=3)
+    assert not (await stored(room, sealed.keys[0])).held
+
+
 async def test_a_hold_is_placed_though_its_job_died(room: Room) -> None:
     sealed, hold = await recorded(room, [b"while the store was away"]), uuid7()
     await asyncio.sleep(1)
@@ -245,6 +305,32 @@ async def test_a_hold_is_placed_though_its_job_died(room: Room) -> None:
 
 async def nothing(*_: Any, **__: Any) -> None:
     return
+
+
+async def test_a_flag_that_a_release_clears_meanwhile_is_not_set_again(room: Room) -> None:
+    sealed = await recorded(room, [b"released meanwhile"])
+    hold = await placed(room, sealed.id)
+    await settled(room, hold, objects=2)
+    looks, released = asyncio.Event(), asyncio.Event()
+
+    class Slow:
+        async def head(self, key: str, version: str | None = None) -> StoredObject | None:
+            looks.set()
+            await released.wait()
+            return await room.store.head(key, version)
+
+        async def hold(self, key: str, version: str, on: bool) -> None:
+            await room.store.hold(key, version, on)
+
+    slow: Any = Slow()
+    looking = asyncio.create_task(Retention(room.engine, slow, room.alarms).reconcile(str(sealed.id)))
+    await looks.wait()
+    await room.client.release(hold, release(hold, FIRST, SECOND))
+    await settled(room, hold, objects=2)
+    released.set()
+    await looking
+    assert not (await stored(room, sealed.keys[0])).held
+    assert not await room.told(HOLD_MISSING, sealed.keys[0])
 
 
 async def test_a_hold_covers_what_was_sealed_before_and_what_is_sealed_after(room: Room) -> None:
