@@ -36,7 +36,7 @@ from services.vault.keys import Keys
 from services.vault.log import statement
 from services.vault.log.sequencer import Sequencer, enter
 from services.vault.models import LogPending, Manifest, Recording, Segment, Tombstone
-from services.vault.retention import FARTHEST, Retention, covered, keep
+from services.vault.retention import FARTHEST, Retention, covered, keep, keep_manifests
 from services.vault.stores.conformance import MAX_DRIFT
 from services.vault.stores.port import Shredder, Store
 
@@ -203,6 +203,8 @@ class Disposer:
         await keep(self._engine, key, stored.version, until)
         async with self._engine.begin() as db:
             await db.execute(update(Tombstone).where(this).values(version=stored.version))
+            # Manifests stay for good, and from here on no job of the recording's renews them.
+            await keep_manifests(db, recording)
             ended = (col(Recording.id) == recording) & (col(Recording.state) == "disposing")
             await db.execute(update(Recording).where(ended).values(state="disposed"))
 

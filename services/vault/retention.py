@@ -129,7 +129,10 @@ class Retention:
         # 1. What is wanted.
         async with self._engine.connect() as db:
             row = (await db.execute(_WANTED, {"recording": recording})).one_or_none()
-        if row is None or row.state in _GONE:
+        if row is None:
+            return
+        if row.state in _GONE:
+            await self._look_next(recording, now, held=False)
             return
         until = (now + FARTHEST).replace(microsecond=0)
         if not row.held and (end := self.ends(row)) is not None:
@@ -291,6 +294,16 @@ async def keep(engine: AsyncEngine, key: str, version: str, retain_until: dateti
     row = insert(KeptFile).values(key=key, version=version, retain_until=retain_until)
     async with engine.begin() as db:
         await db.execute(row.on_conflict_do_nothing())
+
+
+async def keep_manifests(db: AsyncConnection, recording: UUID) -> None:
+    """The manifests of a recording that is disposed of are renewed as files of their own."""
+    rows = """
+        INSERT INTO vault.kept_files (key, version, retain_until)
+        SELECT key, version, coalesce(retain_until, now()) FROM vault.manifests
+        WHERE recording_id = :recording AND version IS NOT NULL ON CONFLICT DO NOTHING
+    """
+    await db.execute(text(rows), {"recording": recording})
 
 
 async def _all(

@@ -687,6 +687,27 @@ async def test_a_disposal_deletes_the_media_and_leaves_a_tombstone(room: Room, t
     assert (repeated.returncode, "先前已销毁" in repeated.stdout) == (0, True)
 
 
+async def test_after_a_disposal_manifests_are_renewed_and_nothing_else_is_looked_at(
+    room: Room, tmp_path: Path
+) -> None:
+    sealed = await recorded(room, [b"gone, and not forgotten"])
+    await lapsed(room, sealed.id)
+    await room.alarms.sound(DIFFERS, sealed.keys[0], "校验值与登记的不符")
+    done = await asyncio.to_thread(command, room.system, "dispose", str(disposal(tmp_path, sealed.id)))
+    assert done.returncode == 0, done.stdout + done.stderr
+    # As a job that was under way when the disposal began may leave it.
+    await change(room, "UPDATE vault.recordings SET renew_at = now() WHERE id = :id", sealed.id)
+    named = "key = 'recordings/' || CAST(:id AS uuid) || '/manifest-0000'"
+    kept = f"SELECT retain_until FROM vault.kept_files WHERE {named}"
+    async with asyncio.timeout(30):
+        while (await value(room, kept, sealed.id) or datetime.now(UTC)) < datetime.now(UTC) + timedelta(days=300):
+            await asyncio.sleep(0.1)
+        while await value(room, "SELECT renew_at FROM vault.recordings WHERE id = :id", sealed.id):
+            await asyncio.sleep(0.1)
+        while await room.told(DIFFERS, sealed.keys[0]):
+            await room.sampler.look()
+
+
 async def test_a_killed_disposal_goes_on_where_it_was(room: Room, tmp_path: Path) -> None:
     sealed = await recorded(room, [f"piece {n}".encode() for n in range(320)])
     await lapsed(room, sealed.id)
