@@ -273,7 +273,9 @@ class Retention:
             return now + _HELD_EVERY
         end = self.ends(row)
         # Locked to the end of its term and past the last change: nothing is left to renew.
-        if row.state == "closed" and first is not None and end is not None and first >= end - _SLACK:
+        # A series is never closed, and what comes to it later sets the date anew.
+        ended = row.state == "closed" or row.kind == "series"
+        if ended and first is not None and end is not None and first >= end - _SLACK:
             return None
         return max(now + _SLACK, (first or now + RENEW_BEFORE) - RENEW_BEFORE)
 

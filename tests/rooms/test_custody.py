@@ -248,6 +248,23 @@ async def without_jobs(room: Room, recording: UUID) -> AsyncIterator[None]:
             await db.commit()
 
 
+async def test_a_series_that_is_locked_to_the_end_of_its_term_is_not_looked_at_again(room: Room) -> None:
+    series, data = uuid7(), b"a document"
+    await room.client.open_series(series, wire.OpenSeries(source=uuid7()))
+    version = ask(1, data).model_copy(update={"media": "file"})
+    (ticket,) = (await room.client.exchange(series, wire.ExchangeRequest(asks=[version]))).tickets
+    async with httpx.AsyncClient(trust_env=False) as store:
+        (await store.put(ticket.url, content=data, headers=ticket.headers)).raise_for_status()
+    name = wire.SegmentName(sequence=1, sha256=version.sha256)
+    assert (await room.client.exchange(series, wire.ExchangeRequest(commits=[name]))).sealed
+    until = (datetime.now(UTC) + timedelta(days=200)).replace(microsecond=0)
+    await room.client.set_term(series, wire.SetTerm(keep_until=until, basis="保管期限表 3.2"))
+    async with asyncio.timeout(20):
+        while await value(room, "SELECT renew_at FROM vault.recordings WHERE id = :id", series):
+            await asyncio.sleep(0.1)
+    assert (await room.client.retention(series)).locked_until == until
+
+
 # --- holds ---
 
 

@@ -211,6 +211,7 @@ async def test_one_worker_at_a_time_does_what_recurs(dsn: str, kind: str, tmp_pa
 
 async def test_an_empty_queue_is_looked_at_seldom(engine: AsyncEngine, dsn: str, kind: str, tmp_path: Path) -> None:
     """What a worker that waits costs the database: a look every few seconds and at each entry, and no more."""
+
     async def handler(subject: str) -> None:
         return
 
