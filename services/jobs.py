@@ -228,20 +228,25 @@ async def _unused(_: models.Job) -> None:
 
 
 async def enter(db: AsyncConnection, schema: str, kind: str, subject: str, *, due: datetime | None = None) -> None:
-    """See `Jobs.enter`. Where the same is running already one more waits behind it, since what was entered now may
-    have come too late for the one that runs."""
+    """See `Jobs.enter`. What waits already stands for it, and no worker takes that before this transaction has ended:
+    one that did would not see what is entered here. Where the same is running, one more waits behind it, since what
+    was entered now may have come too late for the one that runs."""
     if len(subject) > _MAX_SUBJECT:
         raise ValueError("the subject of a job is a name, not its content")
+    queue = f"{schema}.pgqueuer"
     statement = text(f"""
-        INSERT INTO {schema}.pgqueuer (priority, entrypoint, payload, status, dedupe_key, execute_after)
+        INSERT INTO {queue} (priority, entrypoint, payload, status, dedupe_key, execute_after)
         VALUES (0, :kind, :payload, 'queued', :key, :due) ON CONFLICT DO NOTHING RETURNING id
     """)  # noqa: S608 - the schema is a constant of the service
+    waiting = text(f"SELECT id FROM {queue} WHERE dedupe_key = :key AND status = 'queued' FOR SHARE")  # noqa: S608
+    running = text(f"SELECT id FROM {queue} WHERE dedupe_key = :key AND status = 'picked'")  # noqa: S608
     values = {"kind": kind, "payload": subject.encode(), "due": due or datetime.now(UTC)}
     key = f"{kind}/{subject}"
-    if await db.scalar(statement, values | {"key": key}) is None:
-        running = text(f"SELECT id FROM {schema}.pgqueuer WHERE dedupe_key = :key AND status = 'picked'")  # noqa: S608
+    while await db.scalar(statement, values | {"key": key}) is None:
+        if await db.scalar(waiting, {"key": key}) is not None:
+            return
         if await db.scalar(running, {"key": key}) is not None:
-            await db.execute(statement, values | {"key": f"{key}+"})
+            key += "+"
 
 
 async def dead(engine: AsyncEngine, schema: str, *, after: int | None, limit: int) -> list[DeadJob]:

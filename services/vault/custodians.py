@@ -47,7 +47,8 @@ class Custodians:
 
     async def authorize(self, envelope: wire.Envelope) -> Authorized:
         """Raises OrderUnfit, OrderNotAuthorized, OrderDiffers; nothing has been changed then. An order that was
-        carried out before is authorized again, whatever its age and whoever is a custodian now."""
+        carried out before is authorized again, whatever its age and whoever is a custodian now: for what it began.
+        What is new about it `remember` looks at."""
         order = _read(envelope)
         async with self._engine.connect() as db:
             known = (await db.execute(select(Order).where(col(Order.id) == order.id))).one_or_none()
@@ -122,7 +123,15 @@ class Custodians:
 
 
 async def remember(db: AsyncConnection, authorized: Authorized, now: datetime) -> None:
-    """In the transaction that carries the order out. Raises OrderDiffers where its number meant something else."""
+    """In the transaction that carries the order out, or one more item of it. Raises OrderDiffers where its number
+    meant something else, OrderUnfit where its time is over by now, and OrderNotAuthorized where who signed it is no
+    longer a custodian: a removal holds from the moment it is committed."""
+    await db.execute(text("SELECT pg_advisory_xact_lock_shared(hashtext('quancheng-custodians'))"))
+    names = select(func.count(col(Custodian.name).distinct())).where(col(Custodian.removed_at).is_(None))
+    if (await db.scalar(names.where(col(Custodian.key_id).in_(authorized.custodians))) or 0) < NEEDED:
+        raise errors.OrderNotAuthorized("signed by who is no longer a custodian")
+    if authorized.order.expires_at <= datetime.now(UTC):
+        raise errors.OrderUnfit("outside its time")
     row = {"id": authorized.order.id, "act": authorized.order.act, "envelope": authorized.envelope.model_dump()}
     made = insert(Order).values(row | {"custodians": authorized.custodians, "at": now}).on_conflict_do_nothing()
     if (await db.execute(made.returning(col(Order.id)))).one_or_none() is None:

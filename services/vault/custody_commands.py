@@ -17,9 +17,9 @@ import os
 import sys
 from pathlib import Path
 
-from pydantic import SecretStr, ValidationError
+from pydantic import SecretStr, TypeAdapter, ValidationError
 
-from services.vault.contract import wire
+from services.vault.contract import custody, wire
 from services.vault.disposal import Outcome
 from services.vault.errors import VaultError
 from services.vault.service import Vault
@@ -52,10 +52,9 @@ async def _run(vault: Vault, settings: Settings, arguments: list[str]) -> int:
             for row in await vault.custodians.listed():
                 removed = f"，{wire.rfc3339(row.removed_at)} 撤销" if row.removed_at else ""
                 print(f"{row.key_id} {row.name}（{wire.rfc3339(row.enrolled_at)} 登记{removed}）")
-        case ["enrol-custodian", name, key, *order] if len(order) <= 1 and 0 < len(name) <= 100:
-            public = base64.b64decode(key, validate=True)
-            if len(public) != 32:
-                raise ValueError("公钥应为 32 字节的 Base64")
+        case ["enrol-custodian", name, key, *order] if len(order) <= 1:
+            name = TypeAdapter[str](custody.CustodianName).validate_python(name)
+            public = base64.b64decode(TypeAdapter[str](custody.PublicKey).validate_python(key), validate=True)
             await vault.custodians.enrol(name, public, _order(order[0]) if order else None)
             print(f"✓ 已登记保管人 {name}")
         case ["remove-custodian", order_file]:

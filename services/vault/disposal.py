@@ -20,7 +20,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from uuid import UUID
 
 from sqlalchemy import func, select, update
@@ -36,13 +36,12 @@ from services.vault.keys import Keys
 from services.vault.log import statement
 from services.vault.log.sequencer import Sequencer, enter
 from services.vault.models import LogPending, Manifest, Recording, Segment, Tombstone
-from services.vault.retention import FARTHEST, Retention, covered, keep
+from services.vault.retention import FARTHEST, Retention, covered, keep, keep_manifests
 from services.vault.stores.conformance import MAX_DRIFT
 from services.vault.stores.port import Shredder, Store
 
 TOMBSTONE_TYPE = "application/vnd.quancheng.tombstone.v1+json"
 _BATCH = 256
-_TICKET_LIFE = timedelta(seconds=wire.TICKET_SECONDS + 60)
 
 
 @dataclass(frozen=True)
@@ -84,11 +83,12 @@ class Disposer:
         authorized = await self._authorized(envelope)
         if abs(await self._store.drift()) > MAX_DRIFT:
             raise errors.ClockDrift
-        async with self._engine.begin() as db:
-            await remember(db, authorized, datetime.now(UTC))
         outcomes = []
         for recording in _recordings(authorized):
-            outcome = await self._one(recording, authorized, shredder)
+            try:
+                outcome = await self._one(recording, authorized, shredder)
+            except (errors.OrderUnfit, errors.OrderNotAuthorized) as error:
+                outcome = Outcome(recording, False, error.title)
             told(outcome)
             outcomes.append(outcome)
         return outcomes
@@ -107,9 +107,6 @@ class Disposer:
             if state == "disposed":
                 return Outcome(recording, True, "先前已销毁")
             if state != "disposing":
-                # What has begun is finished however late; nothing begins by an order that has lapsed.
-                if authorized.order.expires_at <= datetime.now(UTC):
-                    return Outcome(recording, False, "指令已过有效期")
                 if why := await self._obstacle(db, recording):
                     return Outcome(recording, False, why)
                 await self._begin(db, recording, authorized)
@@ -146,6 +143,8 @@ class Disposer:
 
     async def _begin(self, db: AsyncConnection, recording: UUID, authorized: Authorized) -> None:
         act, now = uuid7(), datetime.now(UTC)
+        # What has begun is finished however late; nothing begins by an order that no longer stands.
+        await remember(db, authorized, now)
         this = col(Recording.id) == recording
         await db.execute(update(Recording).where(this).values(state="disposing", renew_at=None))
         manifests = select(col(Manifest.sha256)).where(col(Manifest.recording_id) == recording)
@@ -194,13 +193,18 @@ class Disposer:
             }
             envelope = wire.canonical(self._keys.envelope(TOMBSTONE_TYPE, told).model_dump())
             # Signed once: what is put below must be the same however often it is tried.
+            first = update(Tombstone).where(this, col(Tombstone.envelope).is_(None))
             async with self._engine.begin() as db:
-                await db.execute(update(Tombstone).where(this).values(envelope=envelope, key=key))
+                await db.execute(first.values(envelope=envelope, key=key))
+                envelope = await db.scalar(select(col(Tombstone.envelope)).where(this))
+            assert envelope is not None
         until = (now + FARTHEST).replace(microsecond=0)
         stored = await self._store.put(key, envelope, until)
         await keep(self._engine, key, stored.version, until)
         async with self._engine.begin() as db:
             await db.execute(update(Tombstone).where(this).values(version=stored.version))
+            # Manifests stay for good, and from here on no job of the recording's renews them.
+            await keep_manifests(db, recording)
             ended = (col(Recording.id) == recording) & (col(Recording.state) == "disposing")
             await db.execute(update(Recording).where(ended).values(state="disposed"))
 
@@ -227,9 +231,10 @@ async def _open_business(db: AsyncConnection, recording: UUID, now: datetime) ->
     last = await db.scalar(locked)
     if last is not None and last >= now:
         return f"存储锁定至 {wire.rfc3339(last)}"
-    asked = (col(Segment.state) == "asked") & (col(Segment.ticket_at) > now - _TICKET_LIFE)
+    # Its bytes may lie in the store already: it is looked for until it is sealed or has lapsed.
+    asked = col(Segment.state) == "asked"
     if await db.scalar(select(func.count()).select_from(Segment).where(mine, asked)):
-        return "有上传凭单尚未失效"
+        return "有申请上传的片段尚未封存，也尚未失效"
     untold = (col(Segment.state) == "sealed") & col(Segment.statement_act).is_(None)
     own = select(col(Recording.kind)).where(col(Recording.id) == recording)
     if await db.scalar(own) == "recording" and await db.scalar(

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -26,7 +27,7 @@ from services.vault.custodians import Custodians, remember
 from services.vault.log import statement
 from services.vault.log.sequencer import enter
 from services.vault.models import HeldRecording, Hold, Manifest, Recording, Segment, Term
-from services.vault.retention import SETTLE, Retention
+from services.vault.retention import LATER, SETTLE, Retention
 
 _COUNTS = text("""
     SELECT count(*) AS objects, count(*) FILTER (WHERE held = wanted) AS settled FROM (
@@ -69,8 +70,7 @@ class Holds:
                 await db.execute(insert(HeldRecording), rows)
                 told = {"hold": str(hold), "case": str(message.case), "recordings": [str(each) for each in fresh]}
                 await enter(db, act, statement.build("hold", act, now, told))
-            for recording in fresh:
-                await jobs.enter(db, SETTLE, str(recording))
+            await _settle(db, fresh, now)
         return await self.state(hold)
 
     async def release(self, hold: UUID, envelope: wire.Envelope) -> wire.Hold:
@@ -94,8 +94,7 @@ class Holds:
                 told_by = {"custodians": authorized.custodians}
                 await enter(db, act, statement.build("release", act, now, told | told_by))
                 covered = select(col(HeldRecording.recording_id)).where(col(HeldRecording.hold_id) == hold)
-                for recording in (await db.scalars(covered.order_by(col(HeldRecording.recording_id)))).all():
-                    await jobs.enter(db, SETTLE, str(recording))
+                await _settle(db, (await db.scalars(covered)).all(), now)
             elif known.order_id != order.id:
                 raise errors.HoldReleased
         return await self.state(hold)
@@ -145,12 +144,27 @@ async def _standing(db: AsyncConnection, recordings: list[UUID]) -> None:
     """They exist and are not being disposed of, and stay so until the transaction ends."""
     query = select(col(Recording.id), col(Recording.state)).where(col(Recording.id).in_(recordings))
     found = {
-        row.id: row.state for row in await db.execute(query.order_by(col(Recording.id)).with_for_update(read=True))
+        row.id: row.state
+        for row in await db.execute(query.order_by(col(Recording.id)).with_for_update(key_share=True))
     }
     if missing := [each for each in recordings if each not in found]:
         raise errors.NoSuchRecording(recordings=[str(each) for each in missing[:20]])
     if gone := [each for each in recordings if found[each] in ("disposing", "disposed")]:
         raise errors.RecordingDisposed(recordings=[str(each) for each in gone[:20]])
+
+
+async def _settle(db: AsyncConnection, recordings: Sequence[UUID], now: datetime) -> None:
+    """A job for each, and another each hour until one was done: that it died while the store was away must not be
+    the end of it."""
+    these = col(Recording.id).in_(recordings)
+    standing = these & col(Recording.state).not_in(("disposing", "disposed"))
+    locked = select(col(Recording.id)).where(standing).order_by(col(Recording.id)).with_for_update(key_share=True)
+    await db.execute(locked)
+    await db.execute(
+        update(Recording).where(standing).values(renew_at=func.least(col(Recording.renew_at), now + LATER))
+    )
+    for recording in sorted(recordings):
+        await jobs.enter(db, SETTLE, str(recording))
 
 
 async def _recordings(db: AsyncConnection, hold: UUID) -> int:

@@ -86,8 +86,9 @@ class Segment(Table, table=True):
     conflict_act: UUID | None = None
     number: int = 0
     """Of the manifest that lists it; it counts from the sealing on."""
-    held: bool = False
-    """Whether the store was last asked to hold it; `retain_until` is what it was last asked to lock until."""
+    held: bool | None = False
+    """Whether the store was last asked to hold it (None: it is being asked, or was when somebody was killed);
+    `retain_until` is what it was last asked to lock until."""
 
 
 class Stray(Table, table=True):
@@ -120,7 +121,7 @@ class Manifest(Table, table=True):
     version: str | None = None
     act: UUID
     retain_until: datetime | None = Field(default=None, sa_type=_Time)
-    held: bool = False
+    held: bool | None = False
 
 
 class KeptFile(Table, table=True):

@@ -8,11 +8,13 @@ possible. What is under a hold is flagged in the store and locked for a year ahe
 
 1. What is wanted: held where an active hold covers it, and the date.
 2. Every sealed object of it that was last asked for something else is asked for that: first all flags, then all
-   dates. What the store was asked is recorded batch by batch, so that a killed job goes on where it was.
+   dates. What the store was asked is recorded batch by batch, so that a killed job goes on where it was; while a
+   flag is being changed its row says neither, so that whoever comes after a kill asks again. One that fails keeps
+   no other back.
 3. When to look next.
 
 Once a month the store is asked of every held object whether it is as it was asked (`reconcile`, a job); what is not
-sounds an alarm and is asked for again.
+sounds an alarm, and its recording is settled again.
 """
 
 from __future__ import annotations
@@ -36,17 +38,20 @@ from services.vault.contract import wire
 from services.vault.log import statement
 from services.vault.log.sequencer import enter
 from services.vault.models import KeptFile, Recording, Term
+from services.vault.sampling import DIFFERS
 from services.vault.stores.port import Store
 
 SETTLE = "settle-locks"
 RECONCILE = "reconcile-hold"
 HOLD_MISSING = "hold-missing"
+RENEWAL_FAILED = "renewal-failed"
 FARTHEST = timedelta(days=365)
 RENEW_BEFORE = timedelta(days=90)
 _HELD_EVERY = timedelta(days=30)
 _SLACK = timedelta(days=1)
 _BATCH, AT_ONCE = 512, 16
-_LATER = timedelta(hours=1)
+LATER = timedelta(hours=1)
+"""When what was entered as a job is entered again, where no job has been done by then."""
 
 COVERED = """
     EXISTS (SELECT FROM vault.held_recordings AS h JOIN vault.holds ON holds.id = h.hold_id
@@ -76,6 +81,14 @@ _MARK = {
         WHERE recording_id = :recording AND number = ANY(CAST(:numbers AS integer[]))
     """,
 }
+_STILL_HELD = {
+    "segments": text(
+        "SELECT held FROM vault.segments"
+        " WHERE recording_id = :recording AND sequence = :sequence AND sha256 = :sha256"
+    ),
+    "manifests": text("SELECT held FROM vault.manifests WHERE recording_id = :recording AND number = :number"),
+}
+_GONE = ("disposing", "disposed")
 
 
 @dataclass(frozen=True)
@@ -124,92 +137,126 @@ class Retention:
         # 1. What is wanted.
         async with self._engine.connect() as db:
             row = (await db.execute(_WANTED, {"recording": recording})).one_or_none()
-        if row is None or row.state in ("disposing", "disposed"):
+        if row is None:
+            return
+        if row.state in _GONE:
+            await self._look_next(recording, now, held=False)
             return
         until = (now + FARTHEST).replace(microsecond=0)
         if not row.held and (end := self.ends(row)) is not None:
             until = min(until, end)
         # 2. Ask for it: flags, then dates.
         wrong: dict[str, Any] = {"which": "held IS DISTINCT FROM :held", "held": bool(row.held)}
-        await self._each(recording, wrong, lambda one: self._hold(one, row.held), "held = :held")
+        flag = "held = :held"
+        await self._each(recording, wrong, lambda one: self._hold(one, row.held), flag, before="held = NULL")
         edge = min(until, now + (FARTHEST - _HELD_EVERY if row.held else RENEW_BEFORE))
         if until > now:
             short = {"which": "retain_until IS NULL OR retain_until < :edge", "edge": edge, "until": until}
             longer = "retain_until = greatest(retain_until, CAST(:until AS timestamptz))"
             await self._each(recording, short, lambda one: self._store.extend(one.key, one.version, until), longer)
         # 3. When to look next.
-        await self._look_next(recording, now, bool(row.held))
+        await self._look_next(recording, now, held=bool(row.held))
 
     async def reconcile(self, subject: str) -> None:
-        """A held object whose flag is gone is flagged again; that, and one that is gone itself, is an alarm."""
+        """A held object whose flag is gone, or that is gone itself, is an alarm; its recording is settled again."""
+        recording = UUID(subject)
+        gone: list[Any] = []
 
         async def look(one: Any) -> None:
             found = await self._store.head(one.key, one.version)
-            if found is not None and not found.held:
-                await self._store.hold(one.key, one.version, True)
-            told = (
-                "存储中已没有这一版本"
-                if found is None
-                else ""
-                if found.held
-                else "存储中的留存标志已被清除，已重新设置"
-            )
-            if told:
-                await self._alarms.sound(HOLD_MISSING, one.key, told)
+            if found is not None and found.held:
+                return
+            # A release may be clearing flags meanwhile: then the row has ceased to say held before the store did.
+            async with self._engine.connect() as db:
+                if not await db.scalar(_STILL_HELD[one.part], _named(one) | {"recording": recording}):
+                    return
+            told = "存储中已没有这一版本" if found is None else "存储中的留存标志已被清除，已重新设置"
+            await self._alarms.sound(HOLD_MISSING, one.key, told)
+            if found is not None:
+                gone.append(one)
 
-        await self._each(UUID(subject), {"which": "held"}, look, None)
+        await self._each(recording, {"which": "held"}, look, None)
+        if gone:
+            async with self._engine.begin() as db:
+                await _mark(db, gone, "held = NULL", {"recording": recording})
+                await jobs.enter(db, SETTLE, subject)
 
     async def enter_due(self, *, limit: int = 500) -> int:
         """Enter a job for each recording whose locks are to be looked at; returns how many there were."""
         query = select(col(Recording.id)).where(col(Recording.renew_at) <= datetime.now(UTC))
         async with self._engine.begin() as db:
-            due = (await db.scalars(query.order_by(col(Recording.renew_at)).limit(limit))).all()
+            # Recordings before their jobs, as everywhere; one that somebody is at is due again the next time.
+            query = query.order_by(col(Recording.renew_at)).limit(limit).with_for_update(skip_locked=True)
+            due = sorted((await db.scalars(query)).all())
             for recording in due:
                 await jobs.enter(db, SETTLE, str(recording))
                 if await db.scalar(_COVERS, {"recording": recording}):
                     await jobs.enter(db, RECONCILE, str(recording))
             # Asked for again in an hour where the job has not moved it on by then.
             await db.execute(
-                update(Recording).where(col(Recording.id).in_(due)).values(renew_at=datetime.now(UTC) + _LATER)
+                update(Recording).where(col(Recording.id).in_(due)).values(renew_at=datetime.now(UTC) + LATER)
             )
         return len(due)
 
     async def renew_files(self, *, limit: int = 500) -> int:
-        """The log's own sealed files, which are kept for good; returns how many were renewed."""
+        """The log's own sealed files, which are kept for good; returns how many were renewed. What fails is an alarm
+        and keeps no other back."""
         now = datetime.now(UTC)
         until = (now + FARTHEST).replace(microsecond=0)
         query = select(KeptFile).where(col(KeptFile.retain_until) < now + RENEW_BEFORE)
         async with self._engine.connect() as db:
             rows = (await db.execute(query.order_by(col(KeptFile.retain_until)).limit(limit))).all()
-        await _all(rows, lambda one: self._store.extend(one.key, one.version, until))
+        done, missing, failed = await _all(rows, lambda one: self._store.extend(one.key, one.version, until))
         async with self._engine.begin() as db:
-            these = col(KeptFile.key).in_([row.key for row in rows])
+            these = col(KeptFile.key).in_([row.key for row in done])
             await db.execute(update(KeptFile).where(these).values(retain_until=until))
-        return len(rows)
+        for one in missing:
+            await self._alarms.sound(RENEWAL_FAILED, one.key, f"存储中已没有版本 {one.version}，锁定无法续期")
+        told = f"存储拒绝或没有应答，至少 {len(failed)} 个日志文件的锁定未能续期（{failed[0]}）" if failed else ""
+        if rows:
+            await self._alarms.settle(RENEWAL_FAILED, "kept-files", told)
+        return len(done)
 
     async def _hold(self, one: Any, on: bool) -> None:
         await self._store.hold(one.key, one.version, on)
 
     async def _each(
-        self, recording: UUID, which: dict[str, Any], do: Callable[[Any], Awaitable[None]], mark: str | None
+        self,
+        recording: UUID,
+        which: dict[str, Any],
+        do: Callable[[Any], Awaitable[None]],
+        mark: str | None,
+        *,
+        before: str | None = None,
     ) -> None:
-        """`do` for every sealed object of the recording that `which` names, and record it batch by batch."""
+        """`do` for every sealed object of the recording that `which` names, and record it batch by batch. One that
+        is not in the store is an alarm; whatever else failed is raised when the others are done."""
         query = text(_OBJECTS.format(which=which["which"]))
         values = {name: value for name, value in which.items() if name != "which"} | {"recording": recording}
         after = ""
+        failures: list[Exception] = []
         while True:
             async with self._engine.connect() as db:
                 asked = {name: value for name, value in values.items() if f":{name}" in query.text}
                 rows = (await db.execute(query, asked | {"after": after, "limit": _BATCH})).all()
+            if before and rows:
+                async with self._engine.begin() as db:
+                    await _mark(db, rows, before, values)
+            done, missing, failed = await _all(rows, do)
+            if mark and done:
+                async with self._engine.begin() as db:
+                    await _mark(db, done, mark, values)
+            for one in missing:
+                await self._alarms.sound(DIFFERS, one.key, f"存储中已没有版本 {one.version}")
+            failures += failed
+            if len(failed) >= AT_ONCE or (failures and not rows):
+                raise failures[0]
             if not rows:
                 return
-            await _all(rows, do)
             after = rows[-1].key
-            if mark:
-                async with self._engine.begin() as db:
-                    await _mark(db, rows, mark, values)
 
-    async def _look_next(self, recording: UUID, now: datetime, held: bool) -> None:
+    async def _look_next(self, recording: UUID, now: datetime, *, held: bool) -> None:
+        """`held`: what the objects were just asked for."""
         earliest = """
             SELECT min(retain_until) FROM (
                 SELECT retain_until FROM vault.segments WHERE recording_id = :recording AND state = 'sealed'
@@ -217,17 +264,28 @@ class Retention:
                 SELECT retain_until FROM vault.manifests WHERE recording_id = :recording AND version IS NOT NULL
             ) AS locks
         """
+        this = col(Recording.id) == recording
         async with self._engine.begin() as db:
             first: datetime | None = await db.scalar(text(earliest), {"recording": recording})
+            # What is sealed, held or disposed of meanwhile has its own say, before this or after.
+            await db.execute(select(col(Recording.id)).where(this).with_for_update(key_share=True))
             row = (await db.execute(_WANTED.bindparams(recording=recording))).one()
-            end = self.ends(row)
-            following: datetime | None = now + _HELD_EVERY
-            if not held:
-                following = max(now + _SLACK, (first or now + RENEW_BEFORE) - RENEW_BEFORE)
-                # Locked to the end of its term and past the last change: nothing is left to renew.
-                if row.state == "closed" and first is not None and end is not None and first >= end - _SLACK:
-                    following = None
-            await db.execute(update(Recording).where(col(Recording.id) == recording).values(renew_at=following))
+            await db.execute(update(Recording).where(this).values(renew_at=self._following(row, first, now, held)))
+
+    def _following(self, row: Any, first: datetime | None, now: datetime, held: bool) -> datetime | None:
+        if row.state in _GONE:
+            return None
+        if bool(row.held) != held:
+            return now + LATER
+        if held:
+            return now + _HELD_EVERY
+        end = self.ends(row)
+        # Locked to the end of its term and past the last change: nothing is left to renew.
+        # A series is never closed, and what comes to it later sets the date anew.
+        ended = row.state == "closed" or row.kind == "series"
+        if ended and first is not None and end is not None and first >= end - _SLACK:
+            return None
+        return max(now + _SLACK, (first or now + RENEW_BEFORE) - RENEW_BEFORE)
 
 
 async def settle_if_held(db: AsyncConnection, recording: UUID) -> None:
@@ -248,17 +306,45 @@ async def keep(engine: AsyncEngine, key: str, version: str, retain_until: dateti
         await db.execute(row.on_conflict_do_nothing())
 
 
-async def _all(rows: Sequence[Any], do: Callable[[Any], Awaitable[None]]) -> None:
-    """At most `AT_ONCE` at a time; the first that fails ends it, after those under way."""
+async def keep_manifests(db: AsyncConnection, recording: UUID) -> None:
+    """The manifests of a recording that is disposed of are renewed as files of their own."""
+    rows = """
+        INSERT INTO vault.kept_files (key, version, retain_until)
+        SELECT key, version, coalesce(retain_until, now()) FROM vault.manifests
+        WHERE recording_id = :recording AND version IS NOT NULL ON CONFLICT DO NOTHING
+    """
+    await db.execute(text(rows), {"recording": recording})
+
+
+async def _all(
+    rows: Sequence[Any], do: Callable[[Any], Awaitable[None]]
+) -> tuple[list[Any], list[Any], list[Exception]]:
+    """At most `AT_ONCE` at a time: those that are done, those that are not in the store, and what else failed. After
+    as many failures the rest is left, since the store is away then."""
     waiting = iter(rows)
+    done: list[Any] = []
+    missing: list[Any] = []
+    failed: list[Exception] = []
 
     async def work() -> None:
         for row in waiting:
-            await do(row)
+            try:
+                await do(row)
+                done.append(row)
+            except errors.NotInStore:
+                missing.append(row)
+            except Exception as error:
+                failed.append(error)
+            if len(failed) >= AT_ONCE:
+                return
 
-    done = await asyncio.gather(*(work() for _ in range(AT_ONCE)), return_exceptions=True)
-    if failed := [one for one in done if isinstance(one, BaseException)]:
-        raise failed[0]
+    await asyncio.gather(*(work() for _ in range(AT_ONCE)))
+    return done, missing, failed
+
+
+def _named(one: Any) -> dict[str, Any]:
+    segment = {"sequence": one.sequence, "sha256": one.sha256}
+    return segment if one.part == "segments" else {"number": one.number}
 
 
 async def _mark(db: AsyncConnection, rows: Sequence[Any], what: str, values: dict[str, Any]) -> None:

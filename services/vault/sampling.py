@@ -156,6 +156,9 @@ class Sampler:
                 named |= {"sha256": match[3]} if kind is SEGMENTS else {}
                 async with self._engine.connect() as db:
                     row = (await db.execute(kind.by_name, named)).one_or_none()
+                if row is None:
+                    # Disposed of: what there is no more differs from nothing.
+                    await self._alarms.clear(DIFFERS, key)
                 return _sealed(row) if row else None
         return None
 

@@ -223,6 +223,8 @@ class Sealing:
             "version": stored.version,
             "sealed_at": sealed_at,
             "receipt": envelope.model_dump(),
+            # A ticket that was asked for again much later locked it for longer than the intent says.
+            "retain_until": max(row.retain_until, stored.retain_until or row.retain_until),
         }
 
 
@@ -282,7 +284,7 @@ def _fits(row: Row[Any], stored: StoredObject, lock: wire.Lock) -> bool:
 
 
 def _becomes_sealed(recording: UUID, number: int, receipt: dict[str, Any]) -> Any:
-    values = {name: receipt[name] for name in ("version", "sealed_at", "receipt")}
+    values = {name: receipt[name] for name in ("version", "sealed_at", "receipt", "retain_until")}
     return (
         update(Segment)
         .where(col(Segment.recording_id) == recording)

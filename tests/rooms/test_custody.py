@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,6 +20,7 @@ from uuid import UUID
 import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from pydantic import SecretStr
 from sqlalchemy import text
 from uuid_utils.compat import uuid7
 
@@ -26,10 +29,17 @@ from services.terminal.closing import root_of, signed_closing
 from services.vault import jobs
 from services.vault.contract import custody, verify, wire
 from services.vault.contract.client import VaultRefused
-from services.vault.disposal import TOMBSTONE_TYPE
-from services.vault.retention import HOLD_MISSING, RECONCILE
+from services.vault.custodians import Custodians
+from services.vault.disposal import TOMBSTONE_TYPE, Disposer
+from services.vault.holds import Holds
+from services.vault.retention import HOLD_MISSING, RECONCILE, RENEWAL_FAILED, SETTLE, Retention, keep
+from services.vault.sampling import DIFFERS
+from services.vault.sealing import lock
+from services.vault.service import Vault
 from services.vault.stores import open_store
-from services.vault.stores.port import StoredObject
+from services.vault.stores.local import LocalStore
+from services.vault.stores.port import Shredder, StoredObject
+from services.vault.stores.s3 import S3Shredder
 from tests.rooms.orders import Keeper, keeper, order, signed
 from tests.rooms.sealed import Room, ask, open_recording, room_of, settings_of
 from tests.system import System, running
@@ -177,7 +187,167 @@ async def test_locks_are_renewed_to_the_end_of_the_term_and_at_most_a_year(room:
         assert manifest.retain_until == until
 
 
+async def test_a_file_of_the_log_that_cannot_be_renewed_is_an_alarm_and_keeps_no_other_back(room: Room) -> None:
+    now = datetime.now(UTC).replace(microsecond=0)
+    gone, here = f"statements/{uuid7()}", f"statements/{uuid7()}"
+    await keep(room.engine, gone, str(uuid7()), now)
+    vault = await Vault.start(settings_of(room.system))
+    try:
+        put = await vault.store.put(here, b"here", now + timedelta(days=1))
+    finally:
+        await vault.stop()
+    await keep(room.engine, here, put.version, now + timedelta(days=1))
+    async with asyncio.timeout(30):
+        while not await room.told(RENEWAL_FAILED, gone):
+            await asyncio.sleep(0.1)
+        query = text("SELECT retain_until FROM vault.kept_files WHERE key = :key")
+        until = now
+        while until < now + timedelta(days=300):
+            async with room.engine.connect() as db:
+                until = await db.scalar(query, {"key": here})
+            await asyncio.sleep(0.1)
+
+
+async def test_a_lock_that_reaches_further_than_is_asked_is_left_as_it_is(room: Room) -> None:
+    """Else one such object would keep its whole recording from being renewed."""
+    sealed = await recorded(room, [b"locked for long"])
+    found, now = await stored(room, sealed.keys[0]), datetime.now(UTC).replace(microsecond=0)
+    await room.store.extend(found.key, found.version, now + timedelta(days=30))
+    await room.store.extend(found.key, found.version, now + timedelta(days=20))
+    if room.store.lock == "compliance":
+        assert (await stored(room, found.key)).retain_until == now + timedelta(days=30)
+
+
+async def test_looking_for_what_is_due_does_not_block_who_places_a_hold(room: Room) -> None:
+    sealed = await recorded(room, [b"due"])
+    async with without_jobs(room, sealed.id):
+        queued = "DELETE FROM vault.pgqueuer WHERE status = 'queued' AND payload = convert_to(:id, 'UTF8')"
+        async with room.engine.begin() as db:
+            await db.execute(text(queued), {"id": str(sealed.id)})
+        await change(
+            room, "UPDATE vault.recordings SET renew_at = now() - interval '1 day' WHERE id = :id", sealed.id
+        )
+        async with room.engine.begin() as db:
+            await lock(db, sealed.id)
+            looking = asyncio.create_task(Retention(room.engine, room.store, room.alarms).enter_due(limit=10000))
+            await asyncio.sleep(2)
+            await jobs.enter(db, SETTLE, str(sealed.id))
+        await looking
+
+
+@asynccontextmanager
+async def without_jobs(room: Room, recording: UUID) -> AsyncIterator[None]:
+    """No worker settles this recording meanwhile."""
+    async with room.engine.connect() as db:
+        name = {"name": f"vault/{SETTLE}/{recording}"}
+        await db.execute(text("SELECT pg_advisory_lock(hashtextextended(:name, 0))"), name)
+        try:
+            yield
+        finally:
+            await db.execute(text("SELECT pg_advisory_unlock(hashtextextended(:name, 0))"), name)
+            await db.commit()
+
+
+async def test_a_series_that_is_locked_to_the_end_of_its_term_is_not_looked_at_again(room: Room) -> None:
+    series, data = uuid7(), b"a document"
+    await room.client.open_series(series, wire.OpenSeries(source=uuid7()))
+    version = ask(1, data).model_copy(update={"media": "file"})
+    (ticket,) = (await room.client.exchange(series, wire.ExchangeRequest(asks=[version]))).tickets
+    async with httpx.AsyncClient(trust_env=False) as store:
+        (await store.put(ticket.url, content=data, headers=ticket.headers)).raise_for_status()
+    name = wire.SegmentName(sequence=1, sha256=version.sha256)
+    assert (await room.client.exchange(series, wire.ExchangeRequest(commits=[name]))).sealed
+    until = (datetime.now(UTC) + timedelta(days=200)).replace(microsecond=0)
+    await room.client.set_term(series, wire.SetTerm(keep_until=until, basis="保管期限表 3.2"))
+    async with asyncio.timeout(20):
+        while await value(room, "SELECT renew_at FROM vault.recordings WHERE id = :id", series):
+            await asyncio.sleep(0.1)
+    assert (await room.client.retention(series)).locked_until == until
+
+
 # --- holds ---
+
+
+async def test_an_object_that_is_gone_keeps_no_other_from_being_held(room: Room) -> None:
+    sealed = await recorded(room, [f"one of many {n}".encode() for n in range(530)])
+    await lapsed(room, sealed.id)
+    found, shredder = await stored(room, sealed.keys[0]), shredder_of(room)
+    await shredder.delete(found.key, found.version)
+    await shredder.stop()
+    hold = await placed(room, sealed.id)
+    async with asyncio.timeout(60):
+        while (await room.client.hold_state(hold)).settled < 530:  # and the manifest
+            await asyncio.sleep(0.2)
+    assert (await stored(room, sealed.keys[-1])).held
+    assert await room.told(DIFFERS, found.key)
+
+
+async def test_a_release_clears_the_flags_of_a_hold_that_was_never_wholly_placed(room: Room) -> None:
+    sealed, flagging = await recorded(room, [b"flagged", b"not flagged"]), asyncio.Event()
+
+    class Hanging:
+        async def hold(self, key: str, version: str, on: bool) -> None:
+            if key == sealed.keys[1]:
+                flagging.set()
+                await asyncio.Event().wait()
+            await room.store.hold(key, version, on)
+
+    hanging: Any = Hanging()
+    async with without_jobs(room, sealed.id):
+        hold = await placed(room, sealed.id)
+        settling = asyncio.create_task(Retention(room.engine, hanging, room.alarms).settle(str(sealed.id)))
+        await flagging.wait()
+        while not (await stored(room, sealed.keys[0])).held:
+            await asyncio.sleep(0.05)
+        settling.cancel()
+        await asyncio.gather(settling, return_exceptions=True)
+        await room.client.release(hold, release(hold, FIRST, SECOND))
+    await settled(room, hold, objects=3)
+    assert not (await stored(room, sealed.keys[0])).held
+
+
+async def test_a_hold_is_placed_though_its_job_died(room: Room) -> None:
+    sealed, hold = await recorded(room, [b"while the store was away"]), uuid7()
+    await asyncio.sleep(1)
+    await change(room, "UPDATE vault.recordings SET renew_at = NULL WHERE id = :id", sealed.id)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jobs, "enter", nothing)
+        vault = Holds(room.engine, Custodians(room.engine), Retention(room.engine, room.store, room.alarms))
+        await vault.place(hold, wire.PlaceHold(case=uuid7(), reason="行政复议", recordings=[sealed.id]))
+    due = await value(room, "SELECT renew_at FROM vault.recordings WHERE id = :id", sealed.id)
+    assert due <= datetime.now(UTC) + timedelta(hours=1)
+    await change(room, "UPDATE vault.recordings SET renew_at = now() WHERE id = :id", sealed.id)
+    await settled(room, hold, objects=2)
+
+
+async def nothing(*_: Any, **__: Any) -> None:
+    return
+
+
+async def test_a_flag_that_a_release_clears_meanwhile_is_not_set_again(room: Room) -> None:
+    sealed = await recorded(room, [b"released meanwhile"])
+    hold = await placed(room, sealed.id)
+    await settled(room, hold, objects=2)
+    looks, released = asyncio.Event(), asyncio.Event()
+
+    class Slow:
+        async def head(self, key: str, version: str | None = None) -> StoredObject | None:
+            looks.set()
+            await released.wait()
+            return await room.store.head(key, version)
+
+        async def hold(self, key: str, version: str, on: bool) -> None:
+            await room.store.hold(key, version, on)
+
+    slow: Any = Slow()
+    looking = asyncio.create_task(Retention(room.engine, slow, room.alarms).reconcile(str(sealed.id)))
+    await looks.wait()
+    await room.client.release(hold, release(hold, FIRST, SECOND))
+    await settled(room, hold, objects=2)
+    released.set()
+    await looking
+    assert not (await stored(room, sealed.keys[0])).held
+    assert not await room.told(HOLD_MISSING, sealed.keys[0])
 
 
 async def test_a_hold_covers_what_was_sealed_before_and_what_is_sealed_after(room: Room) -> None:
@@ -364,17 +534,144 @@ async def test_what_may_not_be_disposed_of_yet_is_named_and_stays(room: Room, tm
     assert (done.returncode, "签名" in done.stderr) == (1, True)
 
 
+async def half_done(room: Room, path: Path, lives: timedelta, *keepers: Keeper) -> Sealed:
+    """An order in `path` that has begun and cannot go on with the recording that is returned: its term ends only
+    in 25 seconds."""
+    gone, kept = await recorded(room, [b"in time"]), await recorded(room, [b"too late"])
+    await lapsed(room, gone.id)
+    ends = (datetime.now(UTC) + timedelta(seconds=25)).replace(microsecond=0)
+    await room.client.set_term(kept.id, wire.SetTerm(keep_until=ends, basis="延期"))
+    listed = {"recordings": [gone.id, kept.id], "expires_at": datetime.now(UTC) + lives}
+    path.write_text(signed(order("dispose", basis="期限届满", **listed), *keepers).model_dump_json())
+    done = await asyncio.to_thread(command, room.system, "dispose", str(path))
+    assert "已销毁 1 项" in done.stdout, done.stdout + done.stderr
+    return kept
+
+
 async def test_an_order_that_was_tried_in_its_time_begins_nothing_after_it(room: Room, tmp_path: Path) -> None:
-    sealed, now = await recorded(room, [b"too late"], close=False), datetime.now(UTC)
-    expires = now + timedelta(seconds=12)
-    what = order("dispose", basis="期限届满", recordings=[sealed.id], issued_at=now, expires_at=expires)
     path = tmp_path / "order.json"
-    path.write_text(signed(what, FIRST, SECOND).model_dump_json())
+    kept = await half_done(room, path, timedelta(seconds=22), FIRST, SECOND)
+    await lapsed(room, kept.id)
     done = await asyncio.to_thread(command, room.system, "dispose", str(path))
-    assert (done.returncode, "尚未关闭" in done.stdout) == (1, True), done.stdout + done.stderr
-    await asyncio.sleep(max(0.0, (expires - datetime.now(UTC)).total_seconds() + 0.5))
+    assert (done.returncode, "已过有效期" in done.stdout) == (1, True), done.stdout + done.stderr
+    assert await room.store.head(kept.keys[0]) is not None
+
+
+async def test_an_order_begins_nothing_once_who_signed_it_is_no_longer_a_custodian(
+    room: Room, tmp_path: Path
+) -> None:
+    third, change, path = keeper("丁"), tmp_path / "change.json", tmp_path / "order.json"
+    what = order("enrol-custodian", name=third.name, public_key=third.public_text)
+    change.write_text(signed(what, FIRST, SECOND).model_dump_json())
+    enrol = ("enrol-custodian", third.name, third.public_text, str(change))
+    assert (await asyncio.to_thread(command, room.system, *enrol)).returncode == 0
+    kept = await half_done(room, path, timedelta(days=1), FIRST, third)
+    change.write_text(signed(order("remove-custodian", key_id=third.key_id), FIRST, SECOND).model_dump_json())
+    assert (await asyncio.to_thread(command, room.system, "remove-custodian", str(change))).returncode == 0
+    await lapsed(room, kept.id)
     done = await asyncio.to_thread(command, room.system, "dispose", str(path))
-    assert (done.returncode, "指令已过有效期" in done.stdout) == (1, True), done.stdout + done.stderr
+    assert (done.returncode, "在册保管人" in done.stdout) == (1, True), done.stdout + done.stderr
+    assert await room.store.head(kept.keys[0]) is not None
+
+
+async def test_nothing_is_disposed_of_while_bytes_that_were_asked_for_may_lie_in_the_store(
+    room: Room, tmp_path: Path
+) -> None:
+    sealed, late = await recorded(room, [b"in time"]), ask(1, b"late")
+    (ticket,) = (await room.client.exchange(sealed.id, wire.ExchangeRequest(asks=[late]))).tickets
+    async with httpx.AsyncClient(trust_env=False) as store:
+        (await store.put(ticket.url, content=b"late", headers=ticket.headers)).raise_for_status()
+    # The ticket has lapsed, and nobody has looked yet.
+    lapse = "ticket_at = now() - interval '16 minutes', sweep_at = now() + interval '1 hour'"
+    await change(room, f"UPDATE vault.segments SET {lapse} WHERE recording_id = :id AND state = 'asked'", sealed.id)
+    await lapsed(room, sealed.id)
+    path = disposal(tmp_path, sealed.id)
+    done = await asyncio.to_thread(command, room.system, "dispose", str(path))
+    assert (done.returncode, "尚未封存" in done.stdout) == (1, True), done.stdout + done.stderr
+    # A ticket of nine seconds is no ticket: what it locked has lapsed by now.
+    found = await stored(room, f"recordings/{sealed.id}/{1:010d}-{late.sha256}")
+    await room.store.extend(found.key, found.version, datetime.now(UTC) + timedelta(days=1))
+    await change(
+        room, "UPDATE vault.segments SET sweep_at = now() WHERE recording_id = :id AND state = 'asked'", sealed.id
+    )
+    name = wire.SegmentName(sequence=1, sha256=late.sha256)
+    async with asyncio.timeout(30):
+        while True:
+            with contextlib.suppress(VaultRefused):
+                await room.client.receipt(sealed.id, name)
+                break
+            await asyncio.sleep(0.2)
+
+
+async def change(room: Room, query: str, recording: UUID) -> None:
+    async with room.engine.begin() as db:
+        await db.execute(text(query), {"id": recording})
+
+
+async def value(room: Room, query: str, recording: UUID) -> Any:
+    async with room.engine.connect() as db:
+        return await db.scalar(text(query), {"id": recording})
+
+
+@pytest.mark.parametrize("short", ["minio"], indirect=True)
+async def test_the_date_on_record_is_that_of_the_ticket_the_bytes_came_with(room: Room) -> None:
+    sealed, late = await recorded(room, [b"first"]), ask(1, b"asked for long ago")
+    await room.client.exchange(sealed.id, wire.ExchangeRequest(asks=[late]))
+    ago = "retain_until = now() - interval '2 days'"
+    await change(room, f"UPDATE vault.segments SET {ago} WHERE recording_id = :id AND state = 'asked'", sealed.id)
+    (ticket,) = (await room.client.exchange(sealed.id, wire.ExchangeRequest(asks=[late]))).tickets
+    async with httpx.AsyncClient(trust_env=False) as store:
+        (await store.put(ticket.url, content=b"asked for long ago", headers=ticket.headers)).raise_for_status()
+    name = wire.SegmentName(sequence=1, sha256=late.sha256)
+    assert (await room.client.exchange(sealed.id, wire.ExchangeRequest(commits=[name]))).sealed
+    told = await value(
+        room, "SELECT retain_until FROM vault.segments WHERE recording_id = :id AND sequence = 1", sealed.id
+    )
+    found = await stored(room, f"recordings/{sealed.id}/{1:010d}-{late.sha256}")
+    assert told >= found.retain_until
+
+
+async def test_two_disposals_at_once_leave_one_tombstone(room: Room, tmp_path: Path) -> None:
+    sealed = await recorded(room, [b"by two at once"])
+    await lapsed(room, sealed.id)
+    path = disposal(tmp_path, sealed.id)
+    vault = await Vault.start(settings_of(room.system))
+    signing = vault.keys.envelope
+
+    class Overtaken:
+        """Between signing and storing, another process does it all."""
+
+        def envelope(self, *told: Any) -> Any:
+            made = signing(*told)
+            assert command(room.system, "dispose", str(path)).returncode == 0
+            return made
+
+    overtaken: Any = Overtaken()
+    disposer = Disposer(
+        vault.engine,
+        vault.store,
+        overtaken,
+        vault.sequencer,
+        vault.custodians,
+        vault.retention,
+    )
+    shredder = shredder_of(room)
+    try:
+        (one,) = await disposer.dispose(wire.Envelope.model_validate_json(path.read_bytes()), shredder, print)
+    finally:
+        await shredder.stop()
+        await vault.stop()
+    assert one.disposed
+    left = await room.client.tombstone(sealed.id)
+    assert left.sha256 == (await stored(room, f"recordings/{sealed.id}/tombstone")).sha256
+
+
+def shredder_of(room: Room) -> Shredder:
+    """The identity that deletes."""
+    if isinstance(room.store, LocalStore):
+        return room.store
+    told = json.loads((room.system.stack.data / "secrets" / "store-dispose.json").read_text())
+    return S3Shredder(settings_of(room.system), told["access"], SecretStr(told["secret"]))
 
 
 async def test_a_disposal_deletes_the_media_and_leaves_a_tombstone(room: Room, tmp_path: Path) -> None:
@@ -409,6 +706,27 @@ async def test_a_disposal_deletes_the_media_and_leaves_a_tombstone(room: Room, t
     assert (await room.client.receipt(sealed.id, name)).sha256 == name.sha256
     repeated = await asyncio.to_thread(command, room.system, "dispose", str(path))
     assert (repeated.returncode, "先前已销毁" in repeated.stdout) == (0, True)
+
+
+async def test_after_a_disposal_manifests_are_renewed_and_nothing_else_is_looked_at(
+    room: Room, tmp_path: Path
+) -> None:
+    sealed = await recorded(room, [b"gone, and not forgotten"])
+    await lapsed(room, sealed.id)
+    await room.alarms.sound(DIFFERS, sealed.keys[0], "校验值与登记的不符")
+    done = await asyncio.to_thread(command, room.system, "dispose", str(disposal(tmp_path, sealed.id)))
+    assert done.returncode == 0, done.stdout + done.stderr
+    # As a job that was under way when the disposal began may leave it.
+    await change(room, "UPDATE vault.recordings SET renew_at = now() WHERE id = :id", sealed.id)
+    named = "key = 'recordings/' || CAST(:id AS uuid) || '/manifest-0000'"
+    kept = f"SELECT retain_until FROM vault.kept_files WHERE {named}"
+    async with asyncio.timeout(30):
+        while (await value(room, kept, sealed.id) or datetime.now(UTC)) < datetime.now(UTC) + timedelta(days=300):
+            await asyncio.sleep(0.1)
+        while await value(room, "SELECT renew_at FROM vault.recordings WHERE id = :id", sealed.id):
+            await asyncio.sleep(0.1)
+        while await room.told(DIFFERS, sealed.keys[0]):
+            await room.sampler.look()
 
 
 async def test_a_killed_disposal_goes_on_where_it_was(room: Room, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from deploy.local.processes import ROOT
@@ -163,7 +164,8 @@ async def test_the_same_waits_once_and_once_more_behind_one_that_runs(
     await asyncio.sleep(0.5)
     working.cancel()
     await asyncio.gather(working, return_exceptions=True)
-    assert ran == ["same", "same"]
+    # The one behind may have been taken already, and then one more waits behind that one.
+    assert 2 <= len(ran) <= 3
 
 
 async def test_a_stopped_worker_gives_its_job_back(engine: AsyncEngine, dsn: str, kind: str, tmp_path: Path) -> None:
@@ -209,7 +211,6 @@ async def test_one_worker_at_a_time_does_what_recurs(dsn: str, kind: str, tmp_pa
 
 async def test_an_empty_queue_is_looked_at_seldom(engine: AsyncEngine, dsn: str, kind: str, tmp_path: Path) -> None:
     """What a worker that waits costs the database: a look every few seconds and at each entry, and no more."""
-    from sqlalchemy import text
 
     async def handler(subject: str) -> None:
         return
@@ -230,3 +231,52 @@ async def test_an_empty_queue_is_looked_at_seldom(engine: AsyncEngine, dsn: str,
     await asyncio.gather(working, return_exceptions=True)
     # The system's own vault, its worker and the api run beside it.
     assert after - before < 300
+
+
+async def test_what_is_entered_while_the_same_waits_is_not_done_before_it_is_committed(
+    engine: AsyncEngine, dsn: str, kind: str, tmp_path: Path
+) -> None:
+    """The one that waits stands for it, so no worker may begin that one and miss what is not committed yet."""
+    await enter(engine, kind, "same")
+    async with engine.begin() as db:
+        await jobs.enter(db, "vault", kind, "same")
+        with worker(dsn, kind, tmp_path, "do"):
+            await asyncio.sleep(6)
+            assert files(tmp_path, "same.begun") == []
+    with worker(dsn, kind, tmp_path, "do"):
+        await until((tmp_path / "same.told-done").exists)
+    assert len(files(tmp_path, "same.begun")) == 1
+
+
+async def test_what_is_entered_while_two_of_the_same_are_taken_is_done_after_both(
+    engine: AsyncEngine, dsn: str, kind: str, tmp_path: Path
+) -> None:
+    await enter(engine, kind, "same")
+    begun, go = asyncio.Event(), asyncio.Event()
+    ran = 0
+
+    async def handler(subject: str) -> None:
+        nonlocal ran
+        begun.set()
+        await go.wait()
+        ran += 1
+
+    queue = Jobs(dsn, "vault", Told(tmp_path), lease=timedelta(seconds=30))
+    queue.handle(kind, handler)
+    working = asyncio.create_task(queue.work())
+    await asyncio.wait_for(begun.wait(), 30)
+    await enter(engine, kind, "same")
+    taken = text("SELECT count(*) FROM vault.pgqueuer WHERE entrypoint = :kind AND status = 'picked'")
+    async with asyncio.timeout(30):
+        while True:
+            async with engine.connect() as db:
+                if await db.scalar(taken, {"kind": kind}) == 2:
+                    break
+            await asyncio.sleep(0.05)
+    async with engine.begin() as db:
+        await jobs.enter(db, "vault", kind, "same")
+        go.set()
+        await until(lambda: ran == 2)
+    await until(lambda: ran == 3, 20)
+    working.cancel()
+    await asyncio.gather(working, return_exceptions=True)

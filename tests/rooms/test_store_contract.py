@@ -7,9 +7,10 @@ import base64
 import hashlib
 import io
 import tarfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 
+import httpx
 import pytest
 
 from services.vault.errors import StoredDiffers
@@ -252,6 +253,28 @@ async def test_a_body_cut_off_in_the_middle_leaves_nothing(room: Room) -> None:
         await asyncio.sleep(0.02)
     await _absent(it)
     assert (await _put(it)).status == 200
+    _sealed(it)
+
+
+async def test_what_is_being_received_is_left_alone_by_a_start_beside_it(room: Room) -> None:
+    """Each of the vault's commands starts the store while the vault serves."""
+    it = piece(room)
+    half, started = asyncio.Event(), asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield it.data[:40_000]
+        half.set()
+        await started.wait()
+        yield it.data[40_000:]
+
+    ticket = it.ticket()
+    async with httpx.AsyncClient(trust_env=False) as client:
+        putting = asyncio.create_task(client.put(ticket.url, headers=ticket.headers, content=body()))
+        await half.wait()
+        await asyncio.sleep(0.5)
+        await room.store.start()
+        started.set()
+        assert (await putting).status_code == 200
     _sealed(it)
 
 

@@ -17,6 +17,7 @@ import base64
 import getpass
 import os
 import sys
+import unicodedata
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -30,7 +31,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_pem_private_key,
 )
-from pydantic import Field, StringConstraints, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, TypeAdapter, ValidationError, model_validator
 
 from services.vault.contract.verify import key_id, pae
 from services.vault.contract.wire import Envelope, Message, Moment, Signature, canonical
@@ -39,9 +40,43 @@ ORDER_TYPE = "application/vnd.quancheng.order.v1+json"
 MAX_LIFE = timedelta(days=7)
 MAX_DISPOSED = 1000
 MIN_PASSPHRASE = 16
-_Text = Annotated[str, StringConstraints(min_length=2, max_length=500, pattern=r"^[^\x00-\x1f]*$")]
-PublicKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]{43}=$")]
-CustodianName = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f]*$")]
+
+
+def _shows(value: str) -> str:
+    """What is signed is what is seen: nothing that hides, turns round or breaks a line of it."""
+    if any(unicodedata.category(each) in ("Cc", "Cf", "Co", "Cs", "Zl", "Zp") for each in value):
+        raise ValueError("contains characters that are not shown")
+    return value
+
+
+def _one_way(value: str) -> str:
+    """One person is not two by a space or a wide letter."""
+    if " ".join(unicodedata.normalize("NFKC", value).split()) != value:
+        raise ValueError("a name is written in one way: NFKC, no space before, after or twice")
+    return value
+
+
+def _binds(value: str) -> str:
+    """Under a key of small order signatures can be made by anybody, and stock verifiers take them."""
+    raw = base64.b64decode(value)
+    if raw[:31] + bytes([raw[31] & 0x7F]) in _SMALL_ORDER:
+        raise ValueError("a key that binds nobody")
+    return value
+
+
+_SMALL_ORDER = frozenset(
+    (
+        *(number.to_bytes(32, "little") for number in (0, 1, 2**255 - 20, 2**255 - 19, 2**255 - 18)),
+        bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"),
+        bytes.fromhex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"),
+    )
+)
+"""Every way to write a point of small order of edwards25519, without the sign of x."""
+_Text = Annotated[str, StringConstraints(min_length=2, max_length=500), AfterValidator(_shows)]
+PublicKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]{43}=$"), AfterValidator(_binds)]
+CustodianName = Annotated[
+    str, StringConstraints(min_length=1, max_length=100), AfterValidator(_shows), AfterValidator(_one_way)
+]
 
 
 class _Order(Message):

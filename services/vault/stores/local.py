@@ -65,7 +65,8 @@ class LocalStore:
         try:
             self.prepare()
             for leftover in self._incoming.iterdir():
-                leftover.unlink()
+                if not _being_written(leftover):
+                    leftover.unlink(missing_ok=True)
         except OSError as error:
             raise StoreUnfit(f"本地证据文件夹 {self._root} 不可用：{error.strerror}。") from error
 
@@ -360,7 +361,21 @@ class LocalStore:
 
 
 def _create(path: Path) -> IO[bytes]:
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+    file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    return file
+
+
+def _being_written(path: Path) -> bool:
+    """Whether a process that is alive still writes it: the lock goes with who holds it."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def _write(file: IO[bytes], chunks: Iterable[bytes], digest: hashlib._Hash | None) -> None:
