@@ -234,9 +234,12 @@ async def enter(db: AsyncConnection, schema: str, kind: str, subject: str, *, du
         raise ValueError("the subject of a job is a name, not its content")
     statement = text(f"""
         INSERT INTO {schema}.pgqueuer (priority, entrypoint, payload, status, dedupe_key, execute_after)
-        VALUES (0, :kind, :payload, 'queued', :key, :due) ON CONFLICT DO NOTHING RETURNING id
+        VALUES (0, :kind, :payload, 'queued', :key, now() + CAST(:wait AS interval))
+        ON CONFLICT DO NOTHING RETURNING id
     """)  # noqa: S608 - the schema is a constant of the service
-    values = {"kind": kind, "payload": subject.encode(), "due": due or datetime.now(UTC)}
+    # The queue goes by the database's clock alone: a clock of ours that is ahead would make a job wait for hours.
+    wait = max(due - datetime.now(UTC), timedelta()) if due else timedelta()
+    values = {"kind": kind, "payload": subject.encode(), "wait": wait}
     key = f"{kind}/{subject}"
     if await db.scalar(statement, values | {"key": key}) is None:
         running = text(f"SELECT id FROM {schema}.pgqueuer WHERE dedupe_key = :key AND status = 'picked'")  # noqa: S608
