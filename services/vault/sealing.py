@@ -114,7 +114,8 @@ class Sealing:
         # 1. Ask.
         now = datetime.now(UTC)
         retain_until = (now + self._retention).replace(microsecond=0)
-        ticket = {"state": "asked", "ticket_at": now, "sweep_at": now + self._sweep_after}
+        # By the database's clock, as the sweeper looks: ours may be set back before it does.
+        ticket = {"state": "asked", "ticket_at": func.now(), "sweep_at": func.now() + self._sweep_after}
         async with self._engine.begin() as db:
             kind = (await lock(db, recording, by_source=True)).kind
             known = await _rows(db, recording, [(ask.sequence, ask.sha256) for ask in asks])
