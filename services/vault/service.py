@@ -56,7 +56,7 @@ from services.vault.watch import Watch
 
 _log = logging.getLogger("quancheng.vault")
 _ENROLMENTS = UUID("8f9d2b1c-5a3e-5c1f-9a70-5d6a3c0b7e11")
-_SEQUENCE_SECONDS, _TIDY_SECONDS, _STAMP_SECONDS, _WATCH_SECONDS = 1.0, 5.0, 2.0, 60.0
+_SEQUENCE_SECONDS, _TIDY_SECONDS, _STAMP_SECONDS = 1.0, 5.0, 2.0
 _EMPTY_ROOT = bytes.fromhex("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
 
 
@@ -97,6 +97,7 @@ class Vault:
         self.jobs.every("renew", settings.renew_every_seconds, self._renew)
         self.jobs.handle(retention_.SETTLE, self.retention.settle)
         self.jobs.handle(retention_.RECONCILE, self.retention.reconcile)
+        self._watch_seconds = settings.watch_seconds
         self._loops: list[asyncio.Task[None]] = []
 
     @classmethod
@@ -228,7 +229,7 @@ class Vault:
         await self.retention.renew_files()
 
     async def _look(self) -> None:
-        await asyncio.sleep(_WATCH_SECONDS)
+        await asyncio.sleep(self._watch_seconds)
         await self.watch.look()
 
     async def _repeat(self, step: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
