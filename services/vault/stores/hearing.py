@@ -2,7 +2,7 @@
 
 A store refuses what is signed more than fifteen minutes away from its own clock. Ours may be stepped while we run,
 and commits and reads go on then (only tickets and disposal stop: `watch`, `disposal`), so requests are signed by the
-store's clock, as its last answer told it. How far the two clocks differ is still measured against ours.
+store's clock once it has refused one signed by ours. How far the two clocks differ is still measured against ours.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ class Hearing:
             raise ClockDrift(f"a lock until {until:%Y-%m-%d} is more than a year ahead of the store's clock")
         return until
 
-    def differs(self, headers: Mapping[str, str]) -> bool:
-        """Take up the clock of an answer; whether what was signed before was signed by another."""
-        told = clock_of(headers)
+    def refused(self, status: int, headers: Mapping[str, str]) -> bool:
+        """Whether what was refused was signed by another clock than the answer's, which is then taken up."""
+        told = clock_of(headers) if status == 403 else None
         if told is None or abs(told - self.now()) <= _TOLERANCE:
             return False
         ahead = told - datetime.now(UTC)
@@ -74,7 +74,7 @@ class Hearing:
         try:
             async with asyncio.timeout(seconds_for(size)):
                 response = await send(self.now())
-                if self.differs(response.headers) and response.status_code == 403:
+                if self.refused(response.status_code, response.headers):
                     response = await send(self.now())
         except TimeoutError as error:
             raise StoreUnavailable(f"no answer within {seconds_for(size):.0f} s") from error

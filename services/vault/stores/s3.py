@@ -163,7 +163,7 @@ class S3Store:
 
         try:
             response = await asyncio.get_running_loop().run_in_executor(self._changers, send)
-            if self._heard.differs(response.headers) and response.status == 403:
+            if self._heard.refused(response.status, response.headers):
                 response = await asyncio.get_running_loop().run_in_executor(self._changers, send)
         except urllib3.exceptions.HTTPError as error:
             raise StoreUnavailable(str(error)) from error
@@ -208,7 +208,7 @@ class S3Store:
         try:
             async with self._http.stream("GET", ticket.url, headers=ticket.headers) as response:
                 if response.status_code != 200:
-                    self._heard.differs(response.headers)
+                    self._heard.refused(response.status_code, response.headers)
                     raise StoreUnavailable(f"GET answered {response.status_code}")
                 chunks = response.aiter_raw(_CHUNK)
                 while chunk := await asyncio.wait_for(anext(chunks, b""), _CHUNK_SECONDS):
