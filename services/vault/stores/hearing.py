@@ -17,8 +17,8 @@ import httpx
 from services.vault.errors import ClockDrift, StoreFull, StoreUnavailable
 from services.vault.stores.port import StoredObject
 
-ANSWER_SECONDS = 20.0
-"""How long an answer may take as a whole, beside the time its bytes need."""
+ANSWER_SECONDS = 12.0
+"""How long an answer may take as a whole, beside the time its bytes need: less than the api waits for ours."""
 SLOWEST_BYTES_PER_SECOND = 64 * 1024
 _TOLERANCE = timedelta(seconds=60)
 _FARTHEST = timedelta(days=367)

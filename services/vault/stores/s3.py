@@ -80,7 +80,7 @@ class S3Store:
         # A hold is tens of thousands of small calls: plain connections in threads cost a third of httpx's.
         self._changers = ThreadPoolExecutor(CHANGES_AT_ONCE, thread_name_prefix="store")
         self._plain = urllib3.PoolManager(
-            maxsize=CHANGES_AT_ONCE, timeout=urllib3.Timeout(connect=3.0, read=20.0), retries=False
+            maxsize=CHANGES_AT_ONCE, timeout=urllib3.Timeout(connect=3.0, read=ANSWER_SECONDS), retries=False
         )
 
     async def start(self) -> None:
