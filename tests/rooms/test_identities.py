@@ -307,7 +307,7 @@ QUEUE = {"pgqueuer", "pgqueuer_log", "pgqueuer_statistics", "pgqueuer_schedules"
 @pytest.mark.parametrize(
     ("role", "may"),
     [
-        ("quancheng_api", {"sessions", "sign_in_failures"}),
+        ("quancheng_api", {"sessions", "sign_in_failures", *QUEUE}),
         ("quancheng_vault", {"log_pending", *QUEUE}),
     ],
 )
