@@ -200,7 +200,7 @@ class Disposer:
                 await db.execute(update(Tombstone).where(this).values(envelope=envelope, key=key))
         until = (now + FARTHEST).replace(microsecond=0)
         stored = await self._store.put(key, envelope, until)
-        await keep(self._engine, key, stored.version, until)
+        await keep(self._engine, stored, until)
         async with self._engine.begin() as db:
             await db.execute(update(Tombstone).where(this).values(version=stored.version))
             ended = (col(Recording.id) == recording) & (col(Recording.state) == "disposing")

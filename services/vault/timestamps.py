@@ -214,7 +214,7 @@ class Timestamper:
                 (f"timestamps/authorities/{row.tsa}.pem", row.certificate),
             ):
                 stored = await self._store.put(key, data, retain_until)
-                await keep(self._engine, key, stored.version, retain_until)
+                await keep(self._engine, stored, retain_until)
             async with self._engine.begin() as db:
                 this = col(Timestamp.size) == row.size
                 await db.execute(update(Timestamp).where(this).values(sealed_at=datetime.now(UTC)))

@@ -28,6 +28,7 @@ from services.vault.contract import custody, verify, wire
 from services.vault.contract.client import VaultRefused
 from services.vault.disposal import TOMBSTONE_TYPE
 from services.vault.retention import HOLD_MISSING, RECONCILE
+from services.vault.sampling import KEPT
 from services.vault.stores import open_store
 from services.vault.stores.port import StoredObject
 from tests.rooms.orders import Keeper, keeper, order, signed
@@ -391,6 +392,9 @@ async def test_a_disposal_deletes_the_media_and_leaves_a_tombstone(room: Room, t
         assert await room.store.head(key) is None
     assert await room.store.head(f"recordings/{sealed.id}/manifest-0000") is not None
     left = await room.client.tombstone(sealed.id)
+    async with room.engine.connect() as db:
+        kept = (await db.execute(KEPT.by_name, {"key": f"recordings/{sealed.id}/tombstone"})).one()
+    assert kept.sha256 == left.sha256  # it is sampled as any kept file
     identity = await room.client.identity()
     public = Ed25519PublicKey.from_public_bytes(base64.b64decode(identity.receipt_key))
     told = verify.verify_envelope(left.tombstone.model_dump(), {identity.receipt_key_id: public}, TOMBSTONE_TYPE)

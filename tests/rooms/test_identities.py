@@ -282,7 +282,7 @@ FIXED = {
         "holds": ("id", "case_id", "reason", "placed_at"),
         "custodians": ("key_id", "name", "public_key", "enrolled_at"),
         "tombstones": ("recording_id", "order_id", "act", "began_at"),
-        "kept_files": ("key", "version"),
+        "kept_files": ("key", "version", "sha256", "size"),
         "manifests": ("envelope", "sha256", "closing", "key"),
     },
 }

@@ -124,4 +124,4 @@ class Publisher:
         key = f"statements/{done:012d}-{upto:012d}.jsonl"
         retain_until = (datetime.now(UTC) + self._retention).replace(microsecond=0)
         stored = await self._store.put(key, b"".join(lines), retain_until)
-        await keep(self._engine, key, stored.version, retain_until)
+        await keep(self._engine, stored, retain_until)
