@@ -111,7 +111,7 @@ async def read(store: Store, name: StoredName, trusted: dict[str, Ed25519PublicK
         if trusted is not None:
             signature = base64.b64decode(told["signature"], validate=True)
             check_signature(trusted[told["by"]], signature, _message(lines))
-        return [json.loads(line) for line in lines.splitlines()]
+        return [dict(json.loads(line)) for line in lines.splitlines()]
     except (ValueError, KeyError, TypeError, VerificationError) as error:
         raise HistoryLost(f"{name.key} 的签名不成立，或文件已损坏：{error!r}") from error
 

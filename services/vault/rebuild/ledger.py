@@ -91,11 +91,11 @@ class Ledger:
             if begin > following:
                 raise HistoryLost(f"存储中缺少日志陈述 {following} 至 {begin - 1}（其后为 {name.key}）。")
             trusted = self.trusted if check or end > self.published.size else None
-            lines = [line for line in await statements.read(self._store, name, trusted) if line["index"] >= following]
-            if [line["index"] for line in lines] != list(range(following, end)):
+            lines = await statements.read(self._store, name, trusted)
+            if [line.get("index") for line in lines] != list(range(begin, end)):
                 raise HistoryLost(f"{name.key} 的内容与其名称不符。")
+            yield lines[following - begin :]
             following = end
-            yield lines
 
     async def _enter(self, lines: list[dict[str, Any]]) -> None:
         rows = [_entry(line) for line in lines]
@@ -156,7 +156,10 @@ async def _append(db: AsyncConnection, done: int, upto: int) -> int:
 
 
 def _entry(line: dict[str, Any]) -> dict[str, Any]:
-    said, salt = line["statement"].encode(), bytes.fromhex(line["salt"])
-    act = json.loads(said)["act"]
+    try:
+        said, salt = line["statement"].encode(), bytes.fromhex(line["salt"])
+        act = json.loads(said)["act"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise HistoryLost(f"存储中的日志陈述 {line['index']} 已损坏：{error}") from error
     leaf = statement.leaf_data(salt, said)
     return {"position": line["index"], "act": act, "leaf": leaf, "salt": salt, "statement": said}
