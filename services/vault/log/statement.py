@@ -24,6 +24,8 @@ FIELDS: dict[str, frozenset[str]] = {
     "export": frozenset({"recordings", "person", "purpose"}),
     "enrolment": frozenset({"recorder", "key_id", "public_key"}),
     "key": frozenset({"purpose", "key_id", "public_key"}),
+    "retirement": frozenset({"purpose", "key_id"}),
+    "revocation": frozenset({"purpose", "key_id", "code", "reason"}),
     "custodian": frozenset({"key_id", "public_key", "enrolled", "order"}),
     "hold": frozenset({"hold", "case", "recordings"}),
     "release": frozenset({"hold", "case", "order", "custodians"}),
