@@ -19,6 +19,7 @@ from fastapi.responses import Response
 from services.api import database, errors, outbox, problems
 from services.api.console import routes as console
 from services.api.identity import routes as identity
+from services.api.recorders import revocation
 from services.api.recorders import routes as recorders
 from services.api.recordings import manifests
 from services.api.recordings import routes as recordings
@@ -55,6 +56,7 @@ def create_app(settings: Settings) -> FastAPI:
             app.state.vault, app.state.store = vault, store
             loops = [
                 asyncio.create_task(outbox.retell(app.state.sessions, vault)),
+                asyncio.create_task(revocation.retell(app.state.sessions, vault)),
                 asyncio.create_task(_learn_lock(app, vault)),
                 asyncio.create_task(
                     manifests.close_lost(

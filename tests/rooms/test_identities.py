@@ -272,7 +272,7 @@ FIXED = {
         "segments": ("recording_id", "sequence", "sha256", "size", "sealed_at", "lock", "key_id"),
         "recordings": ("id", "recorder_id", "unit_id", "officer_id", "key_id", "started_at"),
         "outbox": ("act", "kind", "fields", "at"),
-        "recorder_keys": ("key_id", "recorder_id", "public_key"),
+        "recorder_keys": ("key_id", "recorder_id", "public_key", "model", "enrolled_at"),
         "enrolment_codes": ("code_sha256", "recorder_id", "expires_at"),
         "sessions": ("token_sha256", "person_id", "csrf", "expires_at"),
     },
