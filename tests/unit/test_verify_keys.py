@@ -36,7 +36,9 @@ def raw(key: Key) -> bytes:
     return verify.raw_key(key.public_key())
 
 
-def succession(old: Key, fresh: Key, purpose: str = "receipt", /, *, by: tuple[Key, ...] = (), **changes: Any) -> Json:
+def succession(
+    old: Key, fresh: Key, purpose: str = "receipt", /, *, by: tuple[Key, ...] = (), **changes: Any
+) -> Json:
     """Signed by both, or by whom a test says."""
     told = {"purpose": purpose, "old": key_id(old), "new": key_id(fresh), "public_key": b64(raw(fresh))}
     payload = canonical(told | {"at": TIME, "reason": "每年更换"} | changes)

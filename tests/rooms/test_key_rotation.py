@@ -1,0 +1,551 @@
+"""The vault's own keys: rotated while it runs, retired, revoked; killed between any two steps; two vaults at once."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from deploy.local.processes import ROOT
+from services.vault import keys as keys_module
+from services.vault.contract import verify, wire
+from services.vault.contract.client import VaultClient
+from services.vault.errors import SigningStopped
+from services.vault.keyring import KeyChanged, Keyring, on_record
+from services.vault.settings import Settings
+from tests.flows.evidence import assert_log_is_whole, eventually
+from tests.rooms.people import service_key
+from tests.rooms.sealed import ask, open_recording, settings_of
+from tests.system import System, free_ports, running
+
+
+@pytest.fixture(scope="module")
+def system() -> Iterator[System]:
+    """A system of this module's own: its keys change."""
+    with running(None) as made:
+        yield made
+
+
+@pytest.fixture
+async def vault(system: System) -> AsyncIterator[VaultClient]:
+    async with system.vault() as client:
+        yield client
+
+
+def folder_of(system: System) -> Path:
+    return Path(system.stack.vault_environment()["QUANCHENG_VAULT_KEYS"])
+
+
+def command(system: System, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+    environment = system.stack.vault_environment() | changes
+    argv = [sys.executable, "-m", "services.vault", *arguments]
+    return subprocess.run(argv, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=90, check=False)
+
+
+def done(system: System, *arguments: str, **changes: str) -> str:
+    told = command(system, *arguments, **changes)
+    assert told.returncode == 0, told.stdout + told.stderr
+    return told.stdout
+
+
+def rotated(system: System, purpose: str) -> str:
+    done(system, "rotate-key", purpose, "--reason", "每年更换")
+    return current(system, purpose)
+
+
+def current(system: System, purpose: str) -> str:
+    query = f"SELECT key_id FROM vault.keys WHERE purpose = '{purpose}' AND superseded_at IS NULL"
+    return system.stack.postgres.run_sql(query).strip()
+
+
+async def told_by(vault: VaultClient, key_id: str, seconds: float = 15) -> wire.VaultIdentity:
+    """The identity of a vault once it tells of this key."""
+    until = time.monotonic() + seconds
+    while True:
+        identity = await vault.identity()
+        if key_id in (identity.receipt_key_id, log_key_id(identity)):
+            return identity
+        assert time.monotonic() < until, identity
+        await asyncio.sleep(0.1)
+
+
+def log_key_id(identity: wire.VaultIdentity) -> str:
+    return verify.key_id(verify.raw_key(verify.parse_vkey(identity.log_vkey).key))
+
+
+async def sealed(vault: VaultClient, recording: UUID, sequence: int, *, by: VaultClient | None = None) -> str:
+    """Seal one segment; the id of the key that signed its receipt."""
+    data = os.urandom(64)
+    (ticket,) = (await vault.exchange(recording, wire.ExchangeRequest(asks=[ask(sequence, data)]))).tickets
+    async with httpx.AsyncClient(trust_env=False) as store:
+        (await store.put(ticket.url, content=data, headers=ticket.headers)).raise_for_status()
+    return await committed(by or vault, recording, ticket)
+
+
+async def committed(vault: VaultClient, recording: UUID, ticket: wire.Ticket) -> str:
+    name = wire.SegmentName(sequence=ticket.sequence, sha256=ticket.sha256)
+    (one,) = (await vault.exchange(recording, wire.ExchangeRequest(commits=[name]))).sealed
+    return one.receipt.signatures[0].keyid
+
+
+def statements(system: System, kind: str) -> list[dict[str, Any]]:
+    rows = system.stack.postgres.run_sql(
+        "SELECT convert_from(statement, 'UTF8') FROM vault.log_entries"
+        f" WHERE convert_from(statement, 'UTF8') LIKE '%\"kind\":\"{kind}\"%' ORDER BY position"
+    )
+    return [json.loads(row) for row in rows.splitlines() if row.startswith("{")]
+
+
+def restarted(system: System) -> None:
+    assert system.stack.vault
+    system.stack.vault.stop()
+    system.stack.vault.start()
+    system.stack.vault.wait_ready()
+
+
+# --- rotation ---
+
+
+async def test_a_rotated_receipt_key_signs_from_then_on_and_the_old_one_is_gone(
+    system: System, vault: VaultClient
+) -> None:
+    before = await vault.identity()
+    recording = await open_recording(vault)
+    assert await sealed(vault, recording, 1) == before.receipt_key_id
+    old_file = (folder_of(system) / "receipt.pem").read_bytes()
+    data = os.urandom(64)
+    (open_ticket,) = (await vault.exchange(recording, wire.ExchangeRequest(asks=[ask(2, data)]))).tickets
+    new = rotated(system, "receipt")
+    # Without a restart: the very next receipt is by the new key.
+    assert await sealed(vault, recording, 3) == new
+    assert (await told_by(vault, new)).log_vkey == before.log_vkey
+    # A ticket of before is good to its end.
+    async with httpx.AsyncClient(trust_env=False) as store:
+        put = await store.put(open_ticket.url, content=data, headers=open_ticket.headers)
+    assert put.status_code == 200
+    assert await committed(vault, recording, open_ticket) == new
+    assert sorted(path.name for path in folder_of(system).iterdir()) == ["log.pem", "receipt.pem"]
+    assert (folder_of(system) / "receipt.pem").read_bytes() != old_file
+    # What was signed stays what it was.
+    first = system.stack.postgres.run_sql(
+        f"SELECT receipt->'signatures'->0->>'keyid' FROM vault.segments WHERE recording_id = '{recording}'"
+        " AND sequence = 1"
+    )
+    assert first.strip() == before.receipt_key_id
+    told = eventually(lambda: [one for one in statements(system, "key") if one["key_id"] == new], "the statement")
+    old_key = verify.raw_public_key(before.receipt_key)
+    followed = verify.verify_succession(told[0]["succession"], old_key, "receipt")
+    assert (told[0]["replaces"], verify.key_id(verify.raw_key(followed))) == (before.receipt_key_id, new)
+    with pytest.raises(verify.VerificationError):
+        verify.verify_succession(told[0]["succession"], old_key, "log")
+
+
+async def test_the_vaults_keys_are_told_to_anybody_and_no_reasons_with_them(system: System) -> None:
+    answers = []
+    async with httpx.AsyncClient(trust_env=False) as http:
+        for url in (system.stack.vault_url, system.stack.api_url):
+            answer = await http.get(f"{url}/v1/keys")
+            assert answer.status_code == 200
+            answers.append(wire.VaultKeys.model_validate_json(answer.content))
+    assert answers[0] == answers[1]
+    receipts = [one for one in answers[0].keys if one.purpose == "receipt"]
+    assert [one.superseded_at is None for one in receipts] == [True, *[False] * (len(receipts) - 1)]
+    assert receipts[0].replaces == receipts[1].key_id
+    start = verify.raw_public_key(receipts[-1].public_key)
+    successions = {str(one.replaces): one.succession.model_dump() for one in receipts if one.succession}
+    last = verify.follow(start, successions, "receipt")[-1]
+    assert verify.key_id(verify.raw_key(last)) == receipts[0].key_id
+
+
+async def test_the_logs_two_keys_sign_until_the_old_one_is_retired(system: System, vault: VaultClient) -> None:
+    before = await vault.identity()
+    new = rotated(system, "log")
+    after = await told_by(vault, new)
+
+    def public() -> str:
+        return httpx.get(f"{system.stack.vault_url}/log/checkpoint", trust_env=False).text
+
+    def signed_by_both() -> str | None:
+        return note if len(verify.parse_note(note := public()).signatures) == 2 else None
+
+    both = eventually(signed_by_both, "both sign")
+    assert verify.verify_note(both, before.log_vkey) == verify.verify_note(both, after.log_vkey)
+    assert verify.parse_note(both).signatures[0].of(verify.parse_vkey(after.log_vkey))
+    again = command(system, "rotate-key", "log", "--reason", "再换一次")
+    assert (again.returncode, "retire-key" in again.stderr) == (1, True)
+    refused = command(system, "retire-key", new)
+    assert (refused.returncode, "现行密钥" in refused.stderr) == (1, True)
+    restarted(system)
+    done(system, "retire-key", log_key_id(before))
+    done(system, "retire-key", log_key_id(before))
+    assert not (folder_of(system) / "log.previous.pem").exists()
+    recording = await open_recording(vault)  # the log grows by its enrolment
+    assert recording
+    note = eventually(lambda: note if len(verify.parse_note(note := public()).signatures) == 1 else None, "one signs")
+    verify.verify_note(note, after.log_vkey)
+    assert [one["key_id"] for one in statements(system, "retirement")] == [log_key_id(before)]
+    assert_log_is_whole(system)
+
+
+async def test_a_log_that_was_published_by_the_earlier_key_is_no_reason_not_to_start(
+    system: System, vault: VaultClient
+) -> None:
+    assert system.stack.vault
+    system.stack.vault.stop()
+    assert "证据库运行时即记入日志" in done(system, "rotate-key", "log", "--reason", "停机更换")
+    new = current(system, "log")
+    note = (system.stack.data / "evidence" / "log" / "checkpoint").read_text()
+    assert len(verify.parse_note(note).signatures) == 1
+    system.stack.vault.start()
+    system.stack.vault.wait_ready()
+    await told_by(vault, new)
+    eventually(lambda: [one for one in statements(system, "key") if one["key_id"] == new], "the statement")
+    (old,) = (one.key_id for one in (await vault.keys()).keys if one.superseded_at and not one.retired_at)
+    done(system, "retire-key", old)
+    assert_log_is_whole(system)
+
+
+# --- two at once ---
+
+
+@contextlib.contextmanager
+def second_vault(system: System, **changes: str) -> Iterator[str]:
+    """Another process on the same database, store and keys; its address."""
+    port = free_ports(1)
+    environment = system.stack.vault_environment() | {"QUANCHENG_VAULT_PORT": str(port)} | changes
+    with open(system.folder / f"second-{port}.log", "wb") as log:
+        argv = [sys.executable, "-m", "services.vault"]
+        process = subprocess.Popen(argv, env=environment, cwd=ROOT, stdout=log, stderr=log)
+        url = f"http://127.0.0.1:{port}"
+        try:
+            eventually(lambda: httpx.get(f"{url}/healthz", trust_env=False).is_success, "the second vault", 60)
+            yield url
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+async def test_two_vaults_turn_to_the_new_keys_together(system: System, vault: VaultClient) -> None:
+    with second_vault(system) as url:
+        async with VaultClient(url, service_key(system.stack)) as other:
+            recording = await open_recording(vault)
+            stop = asyncio.Event()
+            signers: list[tuple[float, float, str]] = []
+
+            async def go_on(by: VaultClient, first: int) -> None:
+                sequence = first
+                while not stop.is_set():
+                    began = time.monotonic()
+                    signer = await sealed(vault, recording, sequence, by=by)
+                    signers.append((began, time.monotonic(), signer))
+                    sequence += 2
+
+            working = [asyncio.create_task(go_on(vault, 1)), asyncio.create_task(go_on(other, 2))]
+            await asyncio.sleep(1)
+            began = time.monotonic()
+            new = await asyncio.to_thread(rotated, system, "receipt")
+            ended = time.monotonic()
+            new_log = await asyncio.to_thread(rotated, system, "log")
+            await asyncio.sleep(1.5)
+            stop.set()
+            await asyncio.gather(*working)
+            assert {signer for start, _, signer in signers if start > ended} == {new}
+            assert new not in {signer for _, end, signer in signers if end < began}
+            for each in (vault, other):
+                assert (await told_by(each, new)).receipt_key_id == new
+                await told_by(each, new_log)
+            # Each signs checkpoints by the same two keys.
+            for each in (vault, other):
+                await open_recording(each)
+    (old,) = (one.key_id for one in (await vault.keys()).keys if one.superseded_at and not one.retired_at)
+    assert_log_is_whole(system)
+    done(system, "retire-key", old)
+
+
+async def test_a_vault_that_cannot_read_the_new_key_signs_no_more_and_says_so(
+    system: System, vault: VaultClient
+) -> None:
+    copied = system.folder / "copied-keys"
+    shutil.copytree(folder_of(system), copied)
+    copied.chmod(0o700)
+    with second_vault(system, QUANCHENG_VAULT_KEYS=str(copied), QUANCHENG_VAULT_WORK="false") as url:
+        async with VaultClient(url, service_key(system.stack)) as other:
+            recording = await open_recording(vault)
+            old = (await other.identity()).receipt_key_id
+            assert await sealed(vault, recording, 1, by=other) == old
+            new = rotated(system, "receipt")
+            data = os.urandom(64)
+            (ticket,) = (await vault.exchange(recording, wire.ExchangeRequest(asks=[ask(2, data)]))).tickets
+            async with httpx.AsyncClient(trust_env=False) as store:
+                (await store.put(ticket.url, content=data, headers=ticket.headers)).raise_for_status()
+            with pytest.raises(Exception, match="signing-stopped"):
+                await committed(other, recording, ticket)
+            state = system.stack.postgres.run_sql(
+                f"SELECT state FROM vault.segments WHERE recording_id = '{recording}' AND sequence = 2"
+            )
+            assert state.strip() == "asked"
+            # Given the files, it goes on by itself.
+            shutil.copy(folder_of(system) / "receipt.pem", copied / "receipt.pem")
+            assert await committed(other, recording, ticket) == new
+    said = "".join(path.read_text() for path in system.folder.glob("second-*.log"))
+    assert "本进程读不到新的密钥，已停止签发" in said
+
+
+async def test_what_was_signed_by_the_earlier_key_is_not_stored(system: System) -> None:
+    settings = settings_of(system)
+    engine = create_async_engine(settings.dsn.get_secret_value())
+    try:
+        ring = await keyring(settings, engine)
+        old = ring.keys.receipt_key_id
+        tries: list[str] = []
+
+        async def store() -> str:
+            signed = ring.envelope(wire.RECEIPT_TYPE, {"a": 1}).signatures[0].keyid
+            tries.append(signed)
+            async with engine.begin() as db:
+                await ring.hold(db, "receipt", [signed])
+            return signed
+
+        assert await ring.signed(store) == old
+        new = rotated(system, "receipt")
+        with pytest.raises(KeyChanged):
+            await store()
+        assert await ring.signed(store) == new
+        assert tries == [old, old, old, new]
+        ring._settings = settings.model_copy(update={"keys": system.folder / "no-such-folder"})
+        rotated(system, "receipt")
+        with pytest.raises(SigningStopped):
+            await ring.signed(store)
+    finally:
+        await engine.dispose()
+
+
+async def keyring(settings: Settings, engine: Any) -> Keyring:
+    passphrase = keys_module.read_passphrase(settings.keys_passphrase_file)
+    own = keys_module.read(settings.keys, settings.origin, await on_record(engine), passphrase)
+    return Keyring(engine, settings, passphrase, own)
+
+
+# --- killed, or refused ---
+
+
+@contextlib.contextmanager
+def nobody_may_change_keys(system: System) -> Iterator[None]:
+    """As a long closing does: the right to sign is shared until the block ends."""
+    dsn = system.stack.postgres.dsn("quancheng_vault")
+
+    async def hold(ready: asyncio.Event, end: asyncio.Event) -> None:
+        engine = create_async_engine(dsn)
+        async with engine.begin() as db:
+            await db.exec_driver_sql("SELECT pg_advisory_xact_lock_shared(hashtext('quancheng-vault-signing'))")
+            ready.set()
+            await end.wait()
+        await engine.dispose()
+
+    import threading
+
+    loop, ready, end = asyncio.new_event_loop(), asyncio.Event(), asyncio.Event()
+    thread = threading.Thread(target=lambda: loop.run_until_complete(hold(ready, end)))
+    thread.start()
+    asyncio.run_coroutine_threadsafe(ready.wait(), loop).result(20)
+    try:
+        yield
+    finally:
+        loop.call_soon_threadsafe(end.set)
+        thread.join()
+        loop.close()
+
+
+@pytest.mark.parametrize("purpose", ["receipt", "log"])
+async def test_killed_before_it_has_committed_a_rotation_never_was(
+    system: System, vault: VaultClient, purpose: str
+) -> None:
+    before = current(system, purpose)
+    waiting = folder_of(system) / f"{purpose}.next.pem"
+    with nobody_may_change_keys(system):
+        argv = [sys.executable, "-m", "services.vault", "rotate-key", purpose, "--reason", "被中断的更换"]
+        process = subprocess.Popen(argv, env=system.stack.vault_environment(), cwd=ROOT)
+        eventually(waiting.exists, "the new key lies on the disk", 60)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert waiting.exists()
+    restarted(system)
+    assert not waiting.exists()
+    assert current(system, purpose) == before
+    await told_by(vault, before)
+
+
+@pytest.mark.parametrize("state", ["receipt", "log", "log, the old one renamed"])
+async def test_killed_after_it_has_committed_a_rotation_is_finished_at_the_next_start(
+    system: System, vault: VaultClient, state: str
+) -> None:
+    purpose, folder = state.partition(",")[0], folder_of(system)
+    old_file = (folder / f"{purpose}.pem").read_bytes()
+    new = rotated(system, purpose)
+    # What lies there when the process dies just after its commit, or between its two renames.
+    named = folder / f"{purpose}.pem"
+    named.rename(folder / f"{purpose}.next.pem")
+    if state != "log, the old one renamed":
+        (folder / "log.previous.pem").unlink(missing_ok=True)
+        named.write_bytes(old_file)
+        named.chmod(0o600)
+    # A vault that runs finds its keys, whatever they are called.
+    recording = await open_recording(vault)
+    signer = await sealed(vault, recording, 1)
+    assert purpose == "log" or signer == new
+    restarted(system)
+    await told_by(vault, new)
+    left = {"receipt.pem", "log.pem"} | ({"log.previous.pem"} if purpose == "log" else set())
+    assert {path.name for path in folder.iterdir()} == left
+    if purpose == "log":
+        assert (folder / "log.previous.pem").read_bytes() == old_file
+        (old,) = (one.key_id for one in (await vault.keys()).keys if one.superseded_at and not one.retired_at)
+        done(system, "retire-key", old)
+    assert_log_is_whole(system)
+
+
+FAULTS = {
+    "another passphrase": ("口令不对", {"QUANCHENG_VAULT_KEYS_PASSPHRASE_FILE": "PASSPHRASE"}),
+    "another folder": ("丢失", {"QUANCHENG_VAULT_KEYS": "FOLDER"}),
+    "a passphrase that is gone": ("无法读取", {"QUANCHENG_VAULT_KEYS_PASSPHRASE_FILE": "/nowhere"}),
+    "a folder that is a file": ("无法使用", {"QUANCHENG_VAULT_KEYS": "FILE"}),
+    "no database": ("数据库连接不上", {"QUANCHENG_VAULT_DSN": "postgresql+asyncpg://x:y@/x?host=/nowhere"}),
+}
+
+
+@pytest.mark.parametrize("case", FAULTS)
+@pytest.mark.parametrize("verb", ["rotate-key", "revoke-key"])
+def test_a_fault_of_the_keys_is_told_in_one_sentence_and_nothing_changes(
+    system: System, tmp_path: Path, case: str, verb: str
+) -> None:
+    sentence, changes = FAULTS[case]
+    (tmp_path / "passphrase").write_text("not the passphrase of these keys\n")
+    (tmp_path / "passphrase").chmod(0o600)
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "keys").mkdir(mode=0o700)
+    places = {"PASSPHRASE": tmp_path / "passphrase", "FOLDER": tmp_path / "keys", "FILE": tmp_path / "file"}
+    given = {name: str(places.get(value, value)) for name, value in changes.items()}
+    if verb == "revoke-key" and case == "another folder":
+        return  # the loss of the folder is what that command is for
+    before = {path.name: path.read_bytes() for path in folder_of(system).iterdir()}
+    key = current(system, "receipt")
+    which = ["receipt"] if verb == "rotate-key" else [key]
+    told = command(system, verb, *which, "--reason", "不会成功", **given)
+    assert told.returncode in (1, 3)
+    assert sentence in told.stderr
+    assert len(told.stderr.strip().splitlines()) == 1
+    assert current(system, "receipt") == key
+    assert {path.name: path.read_bytes() for path in folder_of(system).iterdir()} == before
+
+
+def test_a_wrong_call_is_told(system: System) -> None:
+    for call in (
+        ["rotate-key"],
+        ["rotate-key", "both", "--reason", "理由"],
+        ["rotate-key", "receipt", "--reason", ""],
+        ["rotate-key", "receipt", "--reason", "a\nb"],
+        ["revoke-key", "x", "--reason", "理由", "--code", "stolen"],
+    ):
+        assert command(system, *call).returncode == 64, call
+    unknown = command(system, "revoke-key", "0" * 64, "--reason", "没有这一把")
+    assert (unknown.returncode, "没有这一把密钥" in unknown.stderr) == (1, True)
+    assert command(system, "retire-key", "0" * 64).returncode == 1
+
+
+def test_a_rotation_that_cannot_have_its_turn_changes_nothing(system: System) -> None:
+    key = current(system, "receipt")
+    with nobody_may_change_keys(system):
+        told = command(system, "rotate-key", "receipt", "--reason", "等不到")
+    assert (told.returncode, "未作改动" in told.stderr) == (3, True), told.stderr
+    assert current(system, "receipt") == key
+    assert not (folder_of(system) / "receipt.next.pem").exists()
+
+
+# --- revocation ---
+
+
+async def test_a_revoked_current_key_is_replaced_at_once_without_a_succession(
+    system: System, vault: VaultClient
+) -> None:
+    old = (await vault.identity()).receipt_key_id
+    recording = await open_recording(vault)
+    data = os.urandom(64)
+    (ticket,) = (await vault.exchange(recording, wire.ExchangeRequest(asks=[ask(1, data)]))).tickets
+    said = done(system, "revoke-key", old, "--reason", "备份盘遗失")
+    new = current(system, "receipt")
+    assert new in said and "另行交给" in said and "BEGIN PUBLIC KEY" in said
+    await told_by(vault, new)
+    # Whoever has the old key could make tickets of it: they are good no more, and asking again gives another.
+    async with httpx.AsyncClient(trust_env=False) as store:
+        put = await store.put(ticket.url, content=data, headers=ticket.headers)
+    assert put.status_code == 403
+    assert await sealed(vault, recording, 2) == new
+    (told,) = [one for one in statements(system, "revocation") if one["key_id"] == old]
+    assert (told["code"], told["reason"], told["purpose"]) == ("compromised", "备份盘遗失", "receipt")
+    (introduced,) = [one for one in statements(system, "key") if one["key_id"] == new]
+    assert introduced["replaces"] == old
+    assert "succession" not in introduced
+    listed = {one.key_id: one for one in (await vault.keys()).keys}
+    assert listed[old].revoked_at and listed[new].succession is None
+    public = httpx.get(f"{system.stack.api_url}/v1/keys", trust_env=False).text
+    assert "备份盘" not in public
+    # The same again changes nothing.
+    done(system, "revoke-key", old, "--reason", "又一次")
+    assert current(system, "receipt") == new
+    assert len([one for one in statements(system, "revocation") if one["key_id"] == old]) == 1
+    assert f"{old} 凭证密钥" in done(system, "keys")
+
+
+async def test_a_key_that_is_lost_is_revoked_and_the_vault_goes_on(system: System, vault: VaultClient) -> None:
+    assert system.stack.vault
+    lost = current(system, "log")
+    system.stack.vault.stop()
+    (folder_of(system) / "log.pem").unlink()
+    refused = command(system)
+    assert refused.returncode != 0
+    assert "丢失" in refused.stderr and "revoke-key" in refused.stderr
+    done(system, "revoke-key", lost, "--reason", "磁盘损坏", "--code", "lost")
+    system.stack.vault.start()
+    system.stack.vault.wait_ready()
+    new = current(system, "log")
+    await told_by(vault, new)
+    recording = await open_recording(vault)
+    assert await sealed(vault, recording, 1)
+    assert_log_is_whole(system)
+
+
+async def test_an_earlier_key_is_revoked_without_another_change(system: System) -> None:
+    now = current(system, "receipt")
+    query = (
+        "SELECT key_id FROM vault.keys WHERE purpose = 'receipt' AND revoked_at IS NULL AND retired_at IS NOT NULL"
+    )
+    earlier = system.stack.postgres.run_sql(query).split()[0]
+    assert "已换新密钥" not in done(system, "revoke-key", earlier, "--reason", "旧备份泄露")
+    assert current(system, "receipt") == now
+
+
+def test_of_a_purpose_one_key_is_current_whatever_is_tried(system: System) -> None:
+    public = base64.b64encode(verify.raw_key(Ed25519PrivateKey.generate().public_key())).decode()
+    for purpose in ("receipt", "log"):
+        with pytest.raises(Exception, match="keys_current"):
+            system.stack.postgres.run_sql(
+                "INSERT INTO vault.keys (key_id, purpose, public_key, act, since)"
+                f" SELECT encode(sha256(decode('{public}', 'base64')), 'hex'), '{purpose}',"
+                f" decode('{public}', 'base64'), gen_random_uuid(), now()"
+            )
