@@ -144,7 +144,7 @@ class Closer:
     async def _close_as(self, envelope: wire.Envelope, closing: Closing, expected: list[int], source: Any) -> None:
         recording = closing.recording
         async with self._engine.begin() as db:
-            state, number = await _lock(db, recording)
+            state, number = await _lock(db, recording, self._keys)
             if state == "open" and number == closing.number:
                 await require_unrevoked(db, source.key_id)
                 sealed = await _sealed(db, recording, number)
@@ -182,7 +182,7 @@ class Closer:
 
     async def _close_alone(self, recording: UUID, reason: wire.ServerReason, source: Any) -> int:
         async with self._engine.begin() as db:
-            state, number = await _lock(db, recording)
+            state, number = await _lock(db, recording, self._keys)
             if state == "open":
                 sealed = await _sealed(db, recording, number)
                 if not sealed:
@@ -250,8 +250,9 @@ class Closer:
     async def _source(self, recording: UUID) -> Any:
         """Who may close it, and what is open. Raises NoSuchRecording, NeverClosed."""
         own = (Recording.key_id, Recording.source, Recording.kind, Recording.state, Recording.active_at)
-        columns = (*own, Enrolment.public_key, Enrolment.revoked_at)
-        query = select(*map(col, columns)).where(col(Recording.id) == recording)
+        query = select(*map(col, (*own, Enrolment.public_key, Enrolment.revoked_at))).where(
+            col(Recording.id) == recording
+        )
         query = query.outerjoin(Enrolment, col(Enrolment.key_id) == col(Recording.key_id))
         async with self._engine.connect() as db:
             source = (await db.execute(query)).one_or_none()
@@ -328,8 +329,9 @@ def _checked(envelope: wire.Envelope, recording: UUID, source: Any) -> Closing:
     return closing
 
 
-async def _lock(db: AsyncConnection, recording: UUID) -> tuple[str, int]:
+async def _lock(db: AsyncConnection, recording: UUID, keys: Keyring) -> tuple[str, int]:
     """Alone with the recording: its state, and the number of the manifest that is being collected or was last."""
+    await keys.share(db)
     query = select(col(Recording.state), col(Recording.number)).where(col(Recording.id) == recording)
     row = (await db.execute(query.with_for_update())).one()
     if row.state in ("disposing", "disposed"):

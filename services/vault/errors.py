@@ -116,6 +116,10 @@ class KeyNotCurrent(VaultError):
     status, slug, title = 409, "key-not-current", "密钥刚被另一操作更换，未作改动，请重新查看后再试。"
 
 
+class SigningBusy(VaultError):
+    status, slug, title = 503, "signing-busy", "正有封存未完成，暂不能更换密钥，未作改动，请稍后重试。"
+
+
 class KeyRotated(VaultError):
     status, slug, title = 409, "key-rotated", "导出期间证据库更换了签名密钥，请重新导出。"
 

@@ -20,6 +20,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from sqlalchemy import select, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlmodel import col
 
@@ -34,6 +35,7 @@ _log = logging.getLogger("quancheng.vault.keys")
 _TRIES, _READS, _PAUSE_SECONDS = 3, 5, 0.2
 _SHARE = text("SELECT pg_advisory_xact_lock_shared(hashtext('quancheng-vault-signing'))")
 _ALONE = text("SELECT pg_advisory_xact_lock(hashtext('quancheng-vault-signing'))")
+_LOCK_NOT_AVAILABLE = "55P03"
 _FILES = "hashtext('quancheng-vault-key-files')"
 T = TypeVar("T")
 
@@ -59,6 +61,11 @@ class Keyring:
 
     def envelope(self, payload_type: str, payload: dict[str, object]) -> wire.Envelope:
         return self.keys.envelope(payload_type, payload)
+
+    async def share(self, db: AsyncConnection) -> None:
+        """To the end of this transaction no key is rotated or revoked. Before the transaction locks rows that a
+        revocation must tell of; `hold` is enough for any other."""
+        await db.execute(_SHARE)
 
     async def hold(self, db: AsyncConnection, purpose: str, signers: Sequence[str]) -> None:
         """To the end of this transaction the keys that sign stay as they are. Raises KeyChanged unless they are
@@ -137,10 +144,15 @@ def _ids(known: dict[str, list[bytes]]) -> dict[str, list[str]]:
 
 
 async def alone(db: AsyncConnection, seconds: int) -> None:
-    """To the end of this transaction nothing that is signed is stored. Raises a database error where that cannot be
-    had within `seconds`."""
+    """To the end of this transaction nothing that is signed is stored. Raises SigningBusy where that cannot be had
+    within `seconds`."""
     await db.execute(text(f"SET LOCAL lock_timeout = {seconds * 1000}"))
-    await db.execute(_ALONE)
+    try:
+        await db.execute(_ALONE)
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
+            raise
+        raise errors.SigningBusy from error
 
 
 @asynccontextmanager

@@ -14,8 +14,10 @@ A process that dies before 2 has committed leaves a file that the next start rem
 start gives its name.
 
 *Revocation.* What the key signed counts only where the log told of it before the index of the `revocation`
-statement. If it is the current one a new key takes its place in the same transaction, without a succession: the
-`key` statement names what it `replaces`, and whoever verifies must be given it by another way.
+statement. So the receipts that are stored here and that no minute's statement has told of yet are told first, in the
+same transaction: what the vault itself gave out stays good, and what somebody else signs does not become so. If the
+key is the current one a new key takes its place in the same transaction, without a succession: the `key` statement
+names what it `replaces`, and whoever verifies must be given it by another way.
 
 Tickets of the local folder are authenticated by what derives from the receipt key. A process that turns to a new
 key takes tickets of the old one for as long as they live, at most 15 minutes; one that starts after a rotation, and
@@ -38,7 +40,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlmodel import col
 from uuid_utils.compat import uuid7
 
-from services.vault import errors, keys
+from services.vault import errors, keys, minutes
 from services.vault.contract import wire
 from services.vault.contract.verify import key_id
 from services.vault.keyring import alone, files_alone, on_record
@@ -188,6 +190,8 @@ async def revoke(
                 row = await _row(db, identity)
                 if (row.superseded_at, row.revoked_at) != (before.superseded_at, None):
                     raise errors.KeyNotCurrent
+                if purpose == "receipt":
+                    await minutes.state_all(db)
                 values = {"superseded_at": row.superseded_at or now, "retired_at": row.retired_at or now}
                 values |= {"revoked_at": now, "revoked_act": act, "revoked_code": code, "revoked_reason": reason}
                 await db.execute(update(KeyRecord).where(col(KeyRecord.key_id) == identity).values(values))
