@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -30,6 +31,7 @@ from services.vault.errors import SigningStopped
 from services.vault.keyring import KeyChanged, Keyring, on_record
 from services.vault.settings import Settings
 from tests.flows.evidence import assert_log_is_whole, eventually
+from tests.peers.build import build
 from tests.rooms.people import service_key
 from tests.rooms.sealed import ask, open_recording, settings_of
 from tests.system import System, free_ports, running
@@ -200,6 +202,28 @@ async def test_the_logs_two_keys_sign_until_the_old_one_is_retired(system: Syste
     verify.verify_note(note, after.log_vkey)
     assert [one["key_id"] for one in statements(system, "retirement")] == [log_key_id(before)]
     assert_log_is_whole(system)
+
+
+async def test_another_client_reads_the_log_by_either_key_while_both_sign(
+    system: System, vault: VaultClient, go: Path, tmp_path: Path
+) -> None:
+    program = build(go, "logreader", tmp_path)
+    before = await vault.identity()
+    url = f"{system.stack.vault_url}/log"
+    async with httpx.AsyncClient(trust_env=False) as http:
+        old = verify.verify_note((await http.get(f"{url}/checkpoint")).text, before.log_vkey)
+    after = await told_by(vault, rotated(system, "log"))
+    await open_recording(vault)
+    for vkey in (before.log_vkey, after.log_vkey):
+        argv = [str(program), url, vkey, str(old.size), base64.b64encode(old.root).decode()]
+        read = eventually(partial(_read, argv), "it reads the log")
+        assert int(read.split()[0]) > old.size
+    done(system, "retire-key", log_key_id(before))
+
+
+def _read(argv: list[str]) -> str | None:
+    said = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    return said.stdout if said.returncode == 0 else None
 
 
 async def test_a_log_that_was_published_by_the_earlier_key_is_no_reason_not_to_start(
