@@ -16,24 +16,27 @@ from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from deploy.local.demo import unpack
 from deploy.local.processes import ROOT
 from services.vault import keys as keys_module
 from services.vault.contract import verify, wire
 from services.vault.contract.client import VaultClient
-from services.vault.errors import SigningStopped
+from services.vault.errors import KeyRotated, SigningStopped
 from services.vault.keyring import KeyChanged, Keyring, on_record
+from services.vault.service import Vault
 from services.vault.settings import Settings
 from tests.flows.evidence import assert_log_is_whole, eventually
 from tests.peers.build import build
 from tests.rooms.people import service_key
 from tests.rooms.sealed import ask, open_recording, settings_of
+from tests.rooms.test_revoked_enrolments import Recorder
 from tests.system import System, free_ports, running
 
 
@@ -363,6 +366,45 @@ async def keyring(settings: Settings, engine: Any) -> Keyring:
     passphrase = keys_module.read_passphrase(settings.keys_passphrase_file)
     own = keys_module.read(settings.keys, settings.origin, await on_record(engine), passphrase)
     return Keyring(engine, settings, passphrase, own)
+
+
+async def test_an_export_in_which_the_receipt_key_is_rotated_ends_and_another_is_whole(
+    system: System, vault: VaultClient
+) -> None:
+    recorder = Recorder(vault)
+    await recorder.enrol()
+    await recorder.open(recorder.recording)
+    pieces = [await recorder.put(n) for n in range(2)]
+    for piece in pieces:
+        await recorder.commit(piece)
+    await recorder.close(pieces)
+    person = uuid4()
+
+    async def asked() -> wire.ExportRequest:
+        fields = {"recordings": [str(recorder.recording)], "person": str(person), "purpose": "spot-check"}
+        act = (await vault.append(wire.Append(act=uuid4(), kind="export", fields=fields))).act
+        return wire.ExportRequest(act=act, recordings=[recorder.recording], person=person)
+
+    own = await Vault.start(settings_of(system))
+    try:
+        stream = await own.exporter.begin(await asked())
+        await anext(stream)
+        rotated(system, "receipt")
+        with pytest.raises(KeyRotated):
+            async for _ in stream:
+                pass
+        # A process that has not looked since then exports by the new key all the same.
+        parts = [part async for part in await own.exporter.begin(await asked())]
+    finally:
+        await own.stop()
+    tar = system.folder / "rotated.tar"
+    tar.write_bytes(b"".join(parts))
+    unpack(tar, system.folder / "rotated")
+    (bundle,) = (system.folder / "rotated").iterdir()
+    trusted = verify.load_trust([bundle / "keys/vault.pem", bundle / "keys/log.vkey"])
+    report = verify.verify_bundle(bundle, trusted)
+    assert report.code == 0, report
+    assert report.fingerprints["keys/vault.pem"] == current(system, "receipt")
 
 
 # --- killed, or refused ---

@@ -151,6 +151,20 @@ def test_a_checkpoint_that_the_logs_two_keys_signed_is_whole_only_with_both(tmp_
     refused(sign(one + other.splitlines(keepends=True)[-1]), 1, "checkpoint")
 
 
+def test_an_earlier_checkpoint_may_be_by_any_key_that_the_log_had_and_by_no_other() -> None:
+    keys = [new(), new()]
+    vkeys = [note.vkey(ORIGIN, raw(key)) for key in keys]
+    earlier = note.sign_checkpoint(ORIGIN, 7, bytes(32), keys[1])
+    assert verify.verify_note_by_any(earlier, vkeys).size == 7
+    with pytest.raises(verify.Untrusted):
+        verify.verify_note_by_any(earlier, vkeys[:1])
+    with pytest.raises(verify.Untrusted):
+        verify.verify_note_by_any(earlier, [])
+    altered = earlier.replace("\n7\n", "\n8\n")
+    with pytest.raises(verify.Altered):
+        verify.verify_note_by_any(altered, vkeys)
+
+
 def test_a_pinned_key_that_leads_nowhere_is_not_enough(tmp_path: Path) -> None:
     keeper = Keeper(handed=lambda old, fresh, purpose: None)
     refused(check(keeper, tmp_path, keeper.vaults[0], keeper.log), 3, "keys/vault.pem")
