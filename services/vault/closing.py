@@ -9,9 +9,8 @@
    count) is listed beside: a closing cannot make a sealed segment vanish.
 4. In the same transaction: manifest signed and stored, the last minute's statement and the manifest's
    statement entered in the log, the recording closed.
-5. The manifest is sealed beside the media. Repeated from the row after a crash (`seal_manifests`).
-
-The same closing again answers the same manifest.
+5. The manifest is sealed beside the media. Repeated from the row after a crash (`seal_manifests`); and the same
+   closing again answers the same manifest.
 
 *Supplements.* What is sealed after that opens supplement 1, 2, … : manifest `number` of the recording, closed by the
 same steps. Its closing names the sequences it speaks of, since they may fill holes as well as go on; it never alters
