@@ -32,9 +32,10 @@ from bench.system import MIB, bulk_bytes, minio_system, require_room
 from services.terminal import loop
 from services.terminal.api import Api
 from services.terminal.home import Home
+from services.terminal.pins import Pinned
 from services.terminal.progress import Progress
 from services.terminal.spool import RecordingSpool, Spool
-from services.terminal.uplink import PUTS, Pinned, Uplink
+from services.terminal.uplink import PUTS, Uplink
 from tests.system import System
 
 SEGMENT_MIB = (8, 10, 12, 14, 16)

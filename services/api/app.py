@@ -21,6 +21,7 @@ from services.api import database, errors, jobs, outbox, problems
 from services.api.console import routes as console
 from services.api.identity import routes as identity
 from services.api.jobs import routes as job_routes
+from services.api.recorders import revocation
 from services.api.recorders import routes as recorders
 from services.api.recordings import manifests
 from services.api.recordings import routes as recordings
@@ -93,6 +94,7 @@ def jobs_of(settings: Settings, engine: AsyncEngine, vault: VaultClient) -> Jobs
     sessions = database.sessions_of(engine)
     queue = jobs.queue(settings.dsn.get_secret_value(), engine)
     queue.handle(outbox.TELL, lambda act: outbox.tell_later(sessions, vault, act))
+    queue.every("revocations", revocation.TELL_SECONDS, lambda: revocation.tell_untold(sessions, vault))
     after = timedelta(seconds=settings.lost_after_seconds)
     queue.every("close-lost", settings.lost_every_seconds, lambda: manifests.close_lost(sessions, vault, after=after))
     return queue

@@ -37,6 +37,14 @@ class NotATerminal(ApiError):
     """The request is not signed by an enrolled recorder's key."""
 
 
+class KeyRevoked(ApiError):
+    """The recorder's key was revoked: it must be enrolled again with a new one."""
+
+
+class NoSuchRecorderKey(ApiError):
+    """This recorder was never enrolled with this key."""
+
+
 class CodeInvalid(ApiError):
     """The enrolment code is unknown, lapsed or used by another key."""
 

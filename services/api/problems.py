@@ -21,6 +21,8 @@ PROBLEMS: dict[type[errors.ApiError], tuple[int, str, str]] = {
     errors.RequestForged: (403, "request-forged", "页面已失效，请刷新后重试。"),
     errors.NotPermitted: (403, "not-permitted", "您的岗位无权进行此操作。"),
     errors.NotATerminal: (401, "not-a-terminal", "请求没有已登记执法记录仪的有效签名。"),
+    errors.KeyRevoked: (403, "key-revoked", "该执法记录仪的密钥已被吊销，须以新的密钥重新登记。"),
+    errors.NoSuchRecorderKey: (404, "no-such-recorder-key", "该执法记录仪没有这一密钥。"),
     errors.CodeInvalid: (403, "code-invalid", "登记码无效、已过期或已被使用。"),
     errors.ProofInvalid: (422, "proof-invalid", "登记请求未由所提交的密钥签名。"),
     errors.NoSuchRecorder: (404, "no-such-recorder", "没有这台执法记录仪。"),

@@ -17,6 +17,7 @@ from services.terminal.home import Home, TerminalError
 from services.terminal.progress import Progress
 from services.terminal.session import Session, Source
 from services.terminal.spool import Spool, SpoolError
+from services.vault.contract import verify
 
 _SHANGHAI = timezone(timedelta(hours=8))
 _HOME = Path("~/.quancheng-terminal")
@@ -85,6 +86,8 @@ def _parser() -> argparse.ArgumentParser:
             help="停止后最多再传多久（默认 30）",
         )
         sending.add_argument("--forget", action="store_true", help="关闭后不保留凭证副本")
+    trusting = command("trust", "认可另行取得并核对过的证据库新公钥（用于没有接替声明的更换）")
+    trusting.add_argument("key", type=Path, metavar="公钥文件", help="证据库的新公钥（PEM）")
     command("status", "查看尚未取得凭证的片段")
     return parser
 
@@ -107,6 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with home.lock():
             if given.command == "enroll":
                 return _enroll(home, given)
+            if given.command == "trust":
+                return _trust(home, given.key)
             return loop.run(_run(home, given))
     except TerminalError as error:
         Progress(given.progress).tell("error", reason=str(error))
@@ -131,6 +136,17 @@ def _enroll(home: Home, given: argparse.Namespace) -> int:
         print(f"已记下证据库 {enrolled.vault.origin} 的公钥 {enrolled.vault.receipt_key_id[:16]}…")
         if enrolled.vault.lock == "none":
             print("注意：该证据库使用本地一次写入文件夹，不是对象锁定存储（Object Lock）。")
+    return 0
+
+
+def _trust(home: Home, path: Path) -> int:
+    try:
+        key = verify.load_trust([path])
+    except verify.VerificationError as error:
+        raise TerminalError(error.chinese) from error
+    for identity, public in key.items():
+        home.keep(home.enrolled().pinning([verify.raw_key(public)]))
+        print(f"已记下证据库的公钥 {identity}")
     return 0
 
 

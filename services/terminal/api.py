@@ -113,6 +113,10 @@ class Api:
             raise
         return _parsed(wire.ClosedRecording, answer)
 
+    async def keys(self) -> wire.VaultKeys:
+        """The vault's own keys. Nothing is believed for being told here: the successions in it are signed."""
+        return _parsed(wire.VaultKeys, await self._send("GET", "/v1/keys", None))
+
     async def _send(
         self, method: str, path: str, body: object | None, seconds: float = IDLE_SECONDS
     ) -> httpx.Response:

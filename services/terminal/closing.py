@@ -19,7 +19,11 @@ from services.vault.contract.channel import raw_public
 
 
 class ManifestRejected(Exception):
-    """The answer to a closing does not say what was closed, or not with the pinned key."""
+    """The answer to a closing does not say what was closed, or not with a pinned key."""
+
+    @property
+    def by_unknown_key(self) -> bool:
+        return isinstance(self.__cause__, verify.Untrusted)
 
 
 def closing_payload(recording: RecordingSpool, *, interrupted: bool) -> dict[str, Any]:

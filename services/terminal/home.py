@@ -1,7 +1,7 @@
 """What the terminal keeps between runs: its key, who it is, the vault it pinned, and whose turn it is.
 
 HOME/key.pem         Ed25519 private key, made here, never leaves (0600)
-HOME/terminal.json   the enrolment's answer: recorder, api, the vault's pinned identity
+HOME/terminal.json   the enrolment's answer: recorder, api, the vault's pinned identity and what took over from it
 HOME/lock            held (flock) by the one process that may write
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import fcntl
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -63,13 +64,21 @@ class Enrolled(BaseModel):
     name: str
     key_id: KeyId
     vault: VaultIdentity
+    earlier: list[str] = []
+    """Receipt keys (raw, base64) that were pinned before and handed over: what they signed is believed as before."""
 
     def receipt_keys(self) -> dict[str, Ed25519PublicKey]:
-        """The pinned key, and no other, by its id. Raises ValueError where key and id disagree."""
-        raw = base64.b64decode(self.vault.receipt_key, validate=True)
-        if verify.key_id(raw) != self.vault.receipt_key_id:
+        """The pinned keys, and no others, by id. Raises ValueError where key and id disagree."""
+        raws = [base64.b64decode(each, validate=True) for each in (self.vault.receipt_key, *self.earlier)]
+        if verify.key_id(raws[0]) != self.vault.receipt_key_id:
             raise ValueError("the vault's receipt key is not the one its id names")
-        return {self.vault.receipt_key_id: Ed25519PublicKey.from_public_bytes(raw)}
+        return {verify.key_id(raw): Ed25519PublicKey.from_public_bytes(raw) for raw in raws}
+
+    def pinning(self, keys: Iterable[bytes]) -> Enrolled:
+        """The same with these keys (raw) pinned, the last of them as the vault's own."""
+        pinned = list(dict.fromkeys([*self.earlier, self.vault.receipt_key, *(map(_text, keys))]))
+        told = {"receipt_key": pinned[-1], "receipt_key_id": verify.key_id(base64.b64decode(pinned[-1]))}
+        return self.model_copy(update={"vault": self.vault.model_copy(update=told), "earlier": pinned[:-1]})
 
 
 class Home:
@@ -139,6 +148,10 @@ class Lock:
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         os.close(self._descriptor)
+
+
+def _text(raw: bytes) -> str:
+    return base64.b64encode(raw).decode()
 
 
 def public_text(key: Ed25519PrivateKey) -> str:

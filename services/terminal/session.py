@@ -17,9 +17,10 @@ from services.terminal.api import Api
 from services.terminal.capture import Capture, CaptureFailed, Clock, arguments
 from services.terminal.cutter import Cut, CutError, Cutter
 from services.terminal.home import Enrolled, Home
+from services.terminal.pins import Follower, Pinned
 from services.terminal.progress import Progress
 from services.terminal.spool import RecordingSpool, Spool, SpoolError
-from services.terminal.uplink import Pinned, RecordingStuck, Uplink
+from services.terminal.uplink import RecordingStuck, Uplink
 
 DONE, REMAINS, CAPTURE_FAILED, SPOOL_FULL = 0, 1, 3, 4
 """Exit codes: all receipted and closed; something still waits in the spool; ffmpeg died; no room."""
@@ -54,7 +55,8 @@ class Session:
         self._progress, self._drain_seconds, self._forget = progress, drain_seconds, forget
         self._key = home.key()
         self._api = Api(enrolled.api, self._key)
-        self._pinned = Pinned(enrolled.receipt_keys(), enrolled.vault.lock)
+        follower = Follower(home, enrolled, self._api, progress)
+        self._pinned = Pinned(enrolled.receipt_keys(), enrolled.vault.lock, follower)
         self._spool = Spool(home.path, limit_bytes=spool_bytes)
         self._stopping = asyncio.Event()
         self._capture: Capture | None = None

@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import httpx
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from services.terminal.api import CONNECT_SECONDS, IDLE_SECONDS, Api, Backoff, CallFailed, Refused
 from services.terminal.closing import (
@@ -31,6 +31,7 @@ from services.terminal.closing import (
     supplement_payload,
     unlisted,
 )
+from services.terminal.pins import Pinned
 from services.terminal.progress import Progress
 from services.terminal.spool import RecordingSpool, SegmentDamaged
 from services.vault.contract import verify, wire
@@ -43,7 +44,7 @@ PACE_SECONDS = 0.5
 each would take the time from the bytes."""
 _SLOWEST_BYTES_PER_SECOND = 32 * 1024
 _TICKET_MARGIN_SECONDS = 5.0
-_FINAL = {"recording-differs", "closing-differs", "bad-closing"}
+_FINAL = {"recording-differs", "closing-differs", "bad-closing", "key-revoked"}
 """Refusals of the recording as a whole that no repetition changes."""
 
 
@@ -57,14 +58,6 @@ class RecordingStuck(Exception):
 
 class _WeakerLock(Exception):
     """A receipt for less than the vault promised at enrolment."""
-
-
-@dataclass(frozen=True)
-class Pinned:
-    """The vault as it was at enrolment: what signs receipts, and the weakest lock they may tell of."""
-
-    keys: Mapping[str, Ed25519PublicKey]
-    lock: wire.Lock
 
 
 @dataclass
@@ -239,16 +232,14 @@ class Uplink:
         way = self._way(sealed)
         if way is None:
             return
-        # 5. Receipt: signed by the pinned key, for this recording, sequence, digest and size.
+        # 5. Receipt: signed by a pinned key, for this recording, sequence, digest and size.
         try:
-            receipt = verify.verify_receipt(
-                sealed.receipt.model_dump(),
-                self._pinned.keys,
-                recording=str(self._recording.id),
-                sequence=way.ask.sequence,
-                sha256=way.ask.sha256,
-                size=way.ask.size,
-            )
+            try:
+                receipt = self._verified(sealed, way.ask)
+            except verify.Untrusted:
+                if not await self._pinned.learn():
+                    raise
+                receipt = self._verified(sealed, way.ask)
             if self._pinned.lock == "compliance" and receipt["store"]["lock"] != "compliance":
                 raise _WeakerLock("锁定方式弱于登记时的约定")
         except (verify.VerificationError, _WeakerLock, KeyError, TypeError) as error:
@@ -276,6 +267,16 @@ class Uplink:
             kilobytes=-(-way.ask.size // 1024),
             seconds=way.ask.duration_ms / 1000,
             started_at=wire.rfc3339(way.ask.started_at),
+        )
+
+    def _verified(self, sealed: wire.SealedSegment, ask: wire.SegmentAsk) -> verify.Json:
+        return verify.verify_receipt(
+            sealed.receipt.model_dump(),
+            self._pinned.keys,
+            recording=str(self._recording.id),
+            sequence=ask.sequence,
+            sha256=ask.sha256,
+            size=ask.size,
         )
 
     def _take_problem(self, problem: wire.ItemProblem) -> None:
@@ -328,14 +329,20 @@ class Uplink:
                 self._know(error)
                 await self._pause(error)
             except ManifestRejected as error:
-                await self._reject(error)
+                if not (error.by_unknown_key and await self._pinned.learn()):
+                    await self._reject(error)
 
     async def _closed(self, closing: wire.Envelope) -> wire.ClosedRecording | None:
         """The verified answer to the closing, or None after a pause."""
         try:
             await self._open_if_unknown()
             closed = await self._api.close(self._recording.id, closing)
-            check_manifest(closed, closing, self._pinned.keys)
+            try:
+                check_manifest(closed, closing, self._pinned.keys)
+            except ManifestRejected as error:
+                if not (error.by_unknown_key and await self._pinned.learn()):
+                    raise
+                check_manifest(closed, closing, self._pinned.keys)
             return closed
         except CallFailed as error:
             self._know(error)

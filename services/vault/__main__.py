@@ -5,6 +5,7 @@
     check-store   attack the store as every start does, one line a check; 0 if all held, 1 if not, 2 if it is away
     rebuild       make the database anew from the bucket, as its owner; see `services.vault.rebuild`
     custodians | enrol-custodian | remove-custodian | dispose   see `services.vault.custody_commands`
+    keys | rotate-key | retire-key | revoke-key                 see `services.vault.key_commands`
 
 `setup-store` alone reads the store administrator's `QUANCHENG_STORE_ADMIN_ACCESS_KEY` and `…_SECRET_KEY`, and
 makes the identity that deletes versions where `QUANCHENG_STORE_DISPOSE_ACCESS_KEY` and `…_SECRET_KEY` are set.
@@ -19,13 +20,15 @@ import secrets
 import signal
 import sys
 import traceback
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from pydantic import SecretStr, ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
-from services.vault import custody_commands, rebuild
+from services.vault import custody_commands, key_commands, rebuild
 from services.vault.app import create_app
 from services.vault.contract.http import Asgi, Receive, Scope, Send
 from services.vault.errors import HistoryLost, KeyFault, StoreUnfit, VaultError
@@ -49,9 +52,11 @@ def main() -> int:
     if sys.argv[1:] == ["work"]:
         return asyncio.run(_work(settings))
     if sys.argv[1:2] and sys.argv[1] in custody_commands.COMMANDS:
-        return asyncio.run(_custody(settings))
+        return asyncio.run(_command(custody_commands.run(settings, sys.argv[1:])))
+    if sys.argv[1:2] and sys.argv[1] in key_commands.COMMANDS:
+        return asyncio.run(_command(key_commands.run(settings, sys.argv[1:])))
     if sys.argv[1:2] == ["rebuild"]:
-        return asyncio.run(_rebuild(settings))
+        return asyncio.run(_command(rebuild.run(settings, sys.argv[2:])))
     if sys.argv[1:]:
         print(__doc__, file=sys.stderr)
         return 64
@@ -94,9 +99,9 @@ def _plainly(app: Asgi) -> Asgi:
     return told
 
 
-async def _custody(settings: Settings) -> int:
+async def _command(running: Coroutine[Any, Any, int]) -> int:
     try:
-        return await custody_commands.run(settings, sys.argv[1:])
+        return await running
     except Exception as error:
         print(_sentence(error), file=sys.stderr)
         return 3

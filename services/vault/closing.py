@@ -9,9 +9,8 @@
    count) is listed beside: a closing cannot make a sealed segment vanish.
 4. In the same transaction: manifest signed and stored, the last minute's statement and the manifest's
    statement entered in the log, the recording closed.
-5. The manifest is sealed beside the media. Repeated from the row after a crash (`seal_manifests`).
-
-The same closing again answers the same manifest.
+5. The manifest is sealed beside the media. Repeated from the row after a crash (`seal_manifests`); and the same
+   closing again answers the same manifest.
 
 *Supplements.* What is sealed after that opens supplement 1, 2, … : manifest `number` of the recording, closed by the
 same steps. Its closing names the sequences it speaks of, since they may fill holes as well as go on; it never alters
@@ -45,7 +44,8 @@ from sqlmodel import col
 from services.vault import errors
 from services.vault.contract import wire
 from services.vault.contract.verify import VerificationError, merkle_root, segment_leaf, verify_envelope
-from services.vault.keys import Keys
+from services.vault.enrolments import require_unrevoked
+from services.vault.keyring import Keyring
 from services.vault.log import statement
 from services.vault.log.sequencer import Sequencer, enter
 from services.vault.minutes import state_segments
@@ -111,7 +111,7 @@ class Closer:
         self,
         engine: AsyncEngine,
         store: Store,
-        keys: Keys,
+        keys: Keyring,
         sequencer: Sequencer,
         sweeper: Sweeper,
         *,
@@ -122,24 +122,35 @@ class Closer:
         self._sweeper, self._retention, self._idle = sweeper, retention, idle
 
     async def close(self, recording: UUID, request: wire.CloseRecording) -> wire.ClosedRecording:
-        """Raises BadClosing, SegmentsOutstanding, ClosingDiffers, ClosedByServer: nothing was changed."""
+        """Raises BadClosing, SegmentsOutstanding, ClosingDiffers, ClosedByServer, KeyRevoked: nothing was changed."""
         # 1. The signature.
         source = await self._source(recording)
         closing = _checked(request.closing, recording, source)
+        if source.state == "open" and source.revoked_at is not None:
+            raise errors.KeyRevoked
         expected = closing.expected()
         # 2. What lies in the store.
         if source.state == "open":
             await self._sweeper.account_for(recording)
         # 3 and 4. One transaction.
+        await self._keys.signed(lambda: self._close_as(request.closing, closing, expected, source))
+        # 5. The manifest beside the media.
+        self._sequencer.poke()
+        await self.seal_manifests(recording)
+        return await self.closed(recording, closing.number, request.closing)
+
+    async def _close_as(self, envelope: wire.Envelope, closing: Closing, expected: list[int], source: Any) -> None:
+        recording = closing.recording
         async with self._engine.begin() as db:
-            state, number = await _lock(db, recording)
+            state, number = await _lock(db, recording, self._keys)
             if state == "open" and number == closing.number:
+                await require_unrevoked(db, source.key_id)
                 sealed = await _sealed(db, recording, number)
                 # In a thread: a day's recording is tens of thousands of hashes, and others are waiting.
                 chosen, beside = await asyncio.to_thread(_settle, closing, expected, sealed)
                 told = {
                     "closed_by": "terminal",
-                    "closing": request.closing.model_dump(),
+                    "closing": envelope.model_dump(),
                     "root": closing.root,
                     "missing": closing.missing,
                     "started_at": wire.rfc3339(closing.started_at),
@@ -151,30 +162,32 @@ class Closer:
                 raise errors.SegmentsOutstanding(outstanding=_outstanding(expected))
             elif closing.number > number:
                 raise errors.BadClosing
-        # 5. The manifest beside the media.
-        self._sequencer.poke()
-        await self.seal_manifests(recording)
-        return await self.closed(recording, closing.number, request.closing)
 
     async def close_by_server(self, recording: UUID, reason: wire.ServerReason) -> wire.ClosedRecording:
         """Close what is open of a recording without its source's signature; where nothing is open, the newest
-        manifest again. Raises NothingSealed, and SourceNotIdle where the source can sign and is not silent."""
+        manifest again. Raises NothingSealed, and SourceNotIdle where the source can sign and is not silent: one whose
+        key was revoked cannot."""
         source = await self._source(recording)
         if source.state == "open":
-            if source.public_key is not None and datetime.now(UTC) - source.active_at < self._idle:
+            can_sign = source.public_key is not None and source.revoked_at is None
+            if can_sign and (reason == "revoked" or datetime.now(UTC) - source.active_at < self._idle):
                 raise errors.SourceNotIdle
             await self._sweeper.account_for(recording)
+        number = await self._keys.signed(lambda: self._close_alone(recording, reason, source))
+        self._sequencer.poke()
+        await self.seal_manifests(recording)
+        return await self.closed(recording, number)
+
+    async def _close_alone(self, recording: UUID, reason: wire.ServerReason, source: Any) -> int:
         async with self._engine.begin() as db:
-            state, number = await _lock(db, recording)
+            state, number = await _lock(db, recording, self._keys)
             if state == "open":
                 sealed = await _sealed(db, recording, number)
                 if not sealed:
                     raise errors.NothingSealed
                 told, chosen, beside = await asyncio.to_thread(_settle_alone, reason, number, sealed)
                 await self._close(db, recording, number, source, told, chosen, beside)
-        self._sequencer.poke()
-        await self.seal_manifests(recording)
-        return await self.closed(recording, number)
+        return number
 
     async def close_idle_supplements(self) -> int:
         """Close the supplements that nobody has added to for the stated time; returns how many there were."""
@@ -238,8 +251,9 @@ class Closer:
     async def _source(self, recording: UUID) -> Any:
         """Who may close it, and what is open. Raises NoSuchRecording, NeverClosed."""
         own = (Recording.key_id, Recording.source, Recording.kind, Recording.state, Recording.active_at)
-        columns = (*own, Enrolment.public_key)
-        query = select(*map(col, columns)).where(col(Recording.id) == recording)
+        query = select(*map(col, (*own, Enrolment.public_key, Enrolment.revoked_at))).where(
+            col(Recording.id) == recording
+        )
         query = query.outerjoin(Enrolment, col(Enrolment.key_id) == col(Recording.key_id))
         async with self._engine.connect() as db:
             source = (await db.execute(query)).one_or_none()
@@ -249,9 +263,11 @@ class Closer:
             raise errors.NeverClosed
         return source
 
-    def _signed(self, payload: dict[str, Any]) -> tuple[bytes, str]:
-        envelope = wire.canonical(self._keys.envelope(wire.MANIFEST_TYPE, payload).model_dump())
-        return envelope, hashlib.sha256(envelope).hexdigest()
+    def _signed(self, payload: dict[str, Any]) -> tuple[bytes, str, str]:
+        """The manifest's envelope, its digest, and the id of the key that signed it."""
+        signed = self._keys.envelope(wire.MANIFEST_TYPE, payload)
+        envelope = wire.canonical(signed.model_dump())
+        return envelope, hashlib.sha256(envelope).hexdigest(), signed.signatures[0].keyid
 
     async def _close(
         self,
@@ -273,7 +289,8 @@ class Closer:
             "beside": [_listed_beside(row) for row in beside],
             "lock": self._store.lock,
         }
-        signed, sha256 = await asyncio.to_thread(self._signed, payload)
+        signed, sha256, signer = await asyncio.to_thread(self._signed, payload)
+        await self._keys.hold(db, "receipt", [signer])
         manifest = {
             "recording_id": recording,
             "number": number,
@@ -313,8 +330,9 @@ def _checked(envelope: wire.Envelope, recording: UUID, source: Any) -> Closing:
     return closing
 
 
-async def _lock(db: AsyncConnection, recording: UUID) -> tuple[str, int]:
+async def _lock(db: AsyncConnection, recording: UUID, keys: Keyring) -> tuple[str, int]:
     """Alone with the recording: its state, and the number of the manifest that is being collected or was last."""
+    await keys.share(db)
     query = select(col(Recording.state), col(Recording.number)).where(col(Recording.id) == recording)
     row = (await db.execute(query.with_for_update())).one()
     if row.state in ("disposing", "disposed"):

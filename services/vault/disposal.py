@@ -21,6 +21,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import func, select, update
@@ -32,7 +33,7 @@ from uuid_utils.compat import uuid7
 from services.vault import database, errors
 from services.vault.contract import custody, wire
 from services.vault.custodians import Authorized, Custodians, remember
-from services.vault.keys import Keys
+from services.vault.keyring import Keyring
 from services.vault.log import statement
 from services.vault.log.sequencer import Sequencer, enter
 from services.vault.models import LogPending, Manifest, Recording, Segment, Tombstone
@@ -61,7 +62,7 @@ class Disposer:
         self,
         engine: AsyncEngine,
         store: Store,
-        keys: Keys,
+        keys: Keyring,
         sequencer: Sequencer,
         custodians: Custodians,
         retention: Retention,
@@ -193,13 +194,8 @@ class Disposer:
                 "segments": segments,
                 "media_bytes": int(media_bytes),
             }
-            envelope = wire.canonical(self._keys.envelope(TOMBSTONE_TYPE, told).model_dump())
             # Signed once: what is put below must be the same however often it is tried.
-            first = update(Tombstone).where(this, col(Tombstone.envelope).is_(None))
-            async with self._engine.begin() as db:
-                await db.execute(first.values(envelope=envelope, key=key))
-                envelope = await db.scalar(select(col(Tombstone.envelope)).where(this))
-            assert envelope is not None
+            envelope = await self._keys.signed(lambda: self._sign_tombstone(recording, key, told))
         until = (now + FARTHEST).replace(microsecond=0)
         stored = await self._store.put(key, envelope, until)
         await keep(self._engine, stored, until)
@@ -209,6 +205,18 @@ class Disposer:
             await keep_manifests(db, recording)
             ended = (col(Recording.id) == recording) & (col(Recording.state) == "disposing")
             await db.execute(update(Recording).where(ended).values(state="disposed"))
+
+    async def _sign_tombstone(self, recording: UUID, key: str, told: dict[str, Any]) -> bytes:
+        """Of two that sign at once the first one counts."""
+        signed = self._keys.envelope(TOMBSTONE_TYPE, told)
+        this = col(Tombstone.recording_id) == recording
+        first = update(Tombstone).where(this, col(Tombstone.envelope).is_(None))
+        async with self._engine.begin() as db:
+            await self._keys.hold(db, "receipt", [signed.signatures[0].keyid])
+            await db.execute(first.values(envelope=wire.canonical(signed.model_dump()), key=key))
+            envelope: bytes | None = await db.scalar(select(col(Tombstone.envelope)).where(this))
+        assert envelope is not None
+        return envelope
 
     async def tombstone(self, recording: UUID) -> wire.Tombstone:
         """Raises NoSuchRecording where it was not disposed of."""

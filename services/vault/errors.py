@@ -96,6 +96,38 @@ class NoSuchEnrolment(VaultError):
     status, slug, title = 404, "no-such-enrolment", "该终端密钥没有登记。"
 
 
+class KeyRevoked(VaultError):
+    status, slug, title = 409, "key-revoked", "该终端密钥已被吊销，须以新的密钥重新登记。"
+
+
+class NoSuchKey(VaultError):
+    status, slug, title = 404, "no-such-key", "没有这一把密钥。"
+
+
+class KeyRetiring(VaultError):
+    status, slug, title = 409, "key-retiring", "上一把日志密钥尚在联署，请先停用它（retire-key）再更换。"
+
+
+class KeyNotRetiring(VaultError):
+    status, slug, title = 409, "key-not-retiring", "这是现行密钥，请先更换（rotate-key）再停用。"
+
+
+class KeyNotCurrent(VaultError):
+    status, slug, title = 409, "key-not-current", "密钥刚被另一操作更换，未作改动，请重新查看后再试。"
+
+
+class SigningBusy(VaultError):
+    status, slug, title = 503, "signing-busy", "正有封存未完成，暂不能更换密钥，未作改动，请稍后重试。"
+
+
+class KeyRotated(VaultError):
+    status, slug, title = 409, "key-rotated", "导出期间证据库更换了签名密钥，请重新导出。"
+
+
+class SigningStopped(VaultError):
+    status, slug, title = 503, "signing-stopped", "证据库的签名密钥已更换，本进程尚未取得新密钥，请稍后重试。"
+
+
 class RecordingDiffers(VaultError):
     status, slug, title = 409, "recording-differs", "同一编号的音像记录已由其他来源登记。"
 

@@ -7,6 +7,8 @@
    recording; each byte is hashed on its way, and a segment that is not what its receipt says ends the stream.
    What came after the closing is a file of its own for each supplement, `<id>.<number>`.
 4. Manifests, receipts, offsets, proofs, keys, the verifier and a README follow; the bag's own lists are last.
+   Every key of the vault that signed something in it is there, and the log's statements of all of them. A receipt
+   key that is rotated meanwhile ends the stream: the list must be signed by a key that the checkpoint tells of.
 
 Memory is one chunk of media and one recording's lists, however large the export is.
 """
@@ -17,7 +19,7 @@ import base64
 import hashlib
 import json
 import tarfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -27,10 +29,12 @@ from sqlalchemy import Select, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlmodel import col
 
-from services.vault import errors
+from services.vault import errors, succession
 from services.vault.contract import verify, wire
-from services.vault.keys import Keys, pem
+from services.vault.keyring import KeyChanged, Keyring
+from services.vault.keys import pem
 from services.vault.log.checkpoints import Checkpoints
+from services.vault.log.note import vkey
 from services.vault.log.sequencer import Sequencer
 from services.vault.log.witnesses import Policy
 from services.vault.models import Enrolment, LogEntry, Manifest, Recording, Segment
@@ -50,6 +54,8 @@ class _Bag:
         self.payload: dict[str, str] = {}
         self.tags: dict[str, str] = {}
         self.payload_bytes = 0
+        self.signers: set[str] = set()
+        """Ids of the vault's keys that signed something in it."""
 
     def head(self, path: str, size: int) -> bytes:
         info = tarfile.TarInfo(f"{self._name}/{path}")
@@ -72,7 +78,7 @@ class Exporter:
         self,
         engine: AsyncEngine,
         store: Store,
-        keys: Keys,
+        keys: Keyring,
         sequencer: Sequencer,
         checkpoints: Checkpoints,
         timestamper: Timestamper,
@@ -105,9 +111,10 @@ class Exporter:
         if gone:
             raise errors.RecordingDisposed(recordings=gone)
         rows = await self._closed(request.recordings)
-        for row in rows:
-            await self._sequencer.settled(row.act)
-        return self._stream(request, rows, datetime.fromisoformat(told["at"]))
+        async with self._engine.connect() as db:
+            keys = await succession.listed(db)
+        await self._sequencer.settled_all([row.act for row in rows] + _acts_of(keys))
+        return self._stream(request, rows, keys, datetime.fromisoformat(told["at"]))
 
     async def _closed(self, recordings: list[UUID]) -> list[Any]:
         query: Select[*tuple[Any, ...]] = select(
@@ -118,6 +125,7 @@ class Exporter:
             col(Recording.key_id),
             col(Enrolment.public_key),
             col(Enrolment.act).label("enrolment_act"),
+            col(Enrolment.revoked_act),
         )
         query = query.join(Recording, col(Recording.id) == col(Manifest.recording_id))
         query = query.outerjoin(Enrolment, col(Enrolment.key_id) == col(Recording.key_id))
@@ -125,10 +133,12 @@ class Exporter:
             rows = await db.execute(query.where(col(Manifest.recording_id).in_(recordings)))
             return sorted(rows, key=lambda row: (row.recording_id, row.number))
 
-    async def _stream(self, request: wire.ExportRequest, closed: list[Any], moment: datetime) -> AsyncIterator[bytes]:
+    async def _stream(
+        self, request: wire.ExportRequest, closed: list[Any], keys: Sequence[Any], moment: datetime
+    ) -> AsyncIterator[bytes]:
         bag = _Bag(f"quancheng-{request.act}", moment)
-        acts = {request.act} | {row.act for row in closed}
-        acts |= {row.enrolment_act for row in closed if row.enrolment_act}
+        acts = {request.act, *_acts_of(keys)} | {row.act for row in closed}
+        acts |= {act for row in closed for act in (row.enrolment_act, row.revoked_act) if act}
         # 2. One checkpoint for all proofs. A recording's other statements were entered before its manifest's.
         positions = {act: await self._sequencer.position(act) for act in acts}
         size, checkpoint = await self._checkpoints.covering(max(positions.values()) + 1)
@@ -147,14 +157,30 @@ class Exporter:
             yield bag.tag(f"timestamps/{stamp.size}.consistency", b"".join(one + b"\n" for one in proof_lines))
             if f"keys/tsa-{stamp.tsa}.pem" not in bag.tags:
                 yield bag.tag(f"keys/tsa-{stamp.tsa}.pem", stamp.certificate)
-        for part in self._constant(bag, checkpoint, moment, stamps):
+        for part in self._constant(bag, checkpoint, moment, stamps, keys):
             yield part
+        signer = next(row.key_id for row in keys if row.purpose == "receipt" and row.superseded_at is None)
+        yield bag.end(await self._signer(signer))
+
+    async def _signer(self, signer: str) -> Callable[[bytes], bytes]:
+        """The key that was current when the export began, to sign its list. Raises KeyRotated."""
+        await self._keys.renew()
+        own = self._keys.keys
+        try:
+            async with self._engine.begin() as db:
+                await self._keys.hold(db, "receipt", [signer])
+        except KeyChanged as error:
+            raise errors.KeyRotated from error
+        if own.receipt_key_id != signer:
+            raise errors.KeyRotated
+        return own.sign_listing
 
     async def _recording(self, bag: _Bag, row: Any, acts: set[UUID]) -> AsyncIterator[bytes]:
         this = (col(Manifest.recording_id) == row.recording_id) & (col(Manifest.number) == row.number)
         async with self._engine.connect() as db:
             stored: bytes = (await db.scalars(select(col(Manifest.envelope)).where(this))).one()
         envelope = wire.Envelope.model_validate_json(stored)
+        bag.signers |= {signature.keyid for signature in envelope.signatures}
         manifest = envelope.decoded()
         segments = manifest["segments"]
         beside = [{**each, "sequence": each["of_sequence"]} for each in manifest["beside"]]
@@ -171,26 +197,39 @@ class Exporter:
         yield bag.tag(f"{folder}/manifest.dsse.json", stored)
         yield bag.tag(f"{folder}/manifest.pae", verify.pae(envelope.payloadType, base64.b64decode(envelope.payload)))
         yield bag.tag(f"{folder}/manifest.sig", base64.b64decode(envelope.signatures[0].sig))
-        receipts, told = await self._receipts(row.recording_id, segments + beside)
+        receipts, told = await self._receipts(bag, row.recording_id, segments + beside)
         acts |= told
         yield bag.tag(f"{folder}/receipts.jsonl", receipts)
         yield bag.tag(f"{folder}/offsets.tsv", _offsets(segments))
         if row.key_id and f"keys/terminal-{row.key_id}.pem" not in bag.tags:
             yield bag.tag(f"keys/terminal-{row.key_id}.pem", pem(row.public_key).encode())
 
-    def _constant(self, bag: _Bag, checkpoint: str, moment: datetime, stamps: list[Any]) -> list[bytes]:
+    def _constant(
+        self, bag: _Bag, checkpoint: str, moment: datetime, stamps: list[Any], keys: Sequence[Any]
+    ) -> list[bytes]:
         note = verify.parse_note(checkpoint)
-        log = verify.parse_vkey(self._keys.log_vkey)
-        signature = next(line.signature for line in note.signatures if line.name == log.name)
+        # The checkpoint tells of each of these keys, so the newest of the log's has signed it.
+        vault, logged = (
+            next(row for row in keys if row.purpose == purpose and row.superseded_at is None)
+            for purpose in ("receipt", "log")
+        )
+        log_vkey = vkey(self._keys.origin, logged.public_key)
+        log = verify.parse_vkey(log_vkey)
+        signature = next(line.signature for line in note.signatures if line.of(log))
         parts = [
             bag.tag("checkpoint", checkpoint.encode()),
             bag.tag("checkpoint.body", note.text.encode()),
             bag.tag("checkpoint.sig", signature),
-            bag.tag("keys/vault.pem", pem(self._keys.receipt_public).encode()),
-            bag.tag("keys/log.pem", pem(self._keys.log_public).encode()),
-            bag.tag("keys/log.vkey", self._keys.log_vkey.encode() + b"\n"),
+            bag.tag("keys/vault.pem", pem(vault.public_key).encode()),
+            *(
+                bag.tag(f"keys/vault-{row.key_id}.pem", pem(row.public_key).encode())
+                for row in keys
+                if row.key_id in bag.signers - {vault.key_id}
+            ),
+            bag.tag("keys/log.pem", pem(logged.public_key).encode()),
+            bag.tag("keys/log.vkey", log_vkey.encode() + b"\n"),
             bag.tag("verify.py", Path(verify.__file__).read_bytes()),
-            bag.tag("README.md", self._readme(checkpoint, stamps).encode()),
+            bag.tag("README.md", self._readme(checkpoint, stamps, vault.key_id, log_vkey).encode()),
             bag.tag("manifest-sha256.txt", _list(bag.payload)),
         ]
         info = {
@@ -199,7 +238,6 @@ class Exporter:
             "Payload-Oxum": f"{bag.payload_bytes}.{len(bag.payload)}",
         }
         parts.append(bag.tag("bag-info.txt", "".join(f"{k}: {v}\n" for k, v in info.items()).encode()))
-        parts.append(bag.end(self._keys.sign_listing))
         return parts
 
     async def _media(self, bag: _Bag, path: str, segments: list[dict[str, Any]], size: int) -> AsyncIterator[bytes]:
@@ -220,7 +258,7 @@ class Exporter:
         bag.payload[path] = whole.hexdigest()
         bag.payload_bytes += size
 
-    async def _receipts(self, recording: UUID, segments: list[dict[str, Any]]) -> tuple[bytes, set[UUID]]:
+    async def _receipts(self, bag: _Bag, recording: UUID, segments: list[dict[str, Any]]) -> tuple[bytes, set[UUID]]:
         columns = (
             col(Segment.sequence),
             col(Segment.sha256),
@@ -232,21 +270,27 @@ class Exporter:
         async with self._engine.connect() as db:
             rows = {(row.sequence, row.sha256): row for row in await db.execute(query)}
         ordered = [rows[segment["sequence"], segment["sha256"]] for segment in segments]
+        bag.signers |= {signature["keyid"] for row in ordered for signature in row.receipt["signatures"]}
         lines = b"".join(wire.canonical(row.receipt) + b"\n" for row in ordered)
         acts = {row.statement_act for row in ordered} | {row.conflict_act for row in ordered}
         return lines, acts - {None}
 
-    def _readme(self, checkpoint: str, stamps: list[Any]) -> str:
+    def _readme(self, checkpoint: str, stamps: list[Any], vault: str, log: str) -> str:
         text = _README.read_text("utf-8")
         told = {
-            "@VAULT_KEY@": self._keys.receipt_key_id,
-            "@LOG_KEY@": self._keys.log_vkey,
+            "@VAULT_KEY@": vault,
+            "@LOG_KEY@": log,
             "@TIMESTAMPS@": _timestamps(stamps),
             "@WITNESSES@": _witnesses(self._checkpoints.policy, checkpoint),
         }
         for place, value in told.items():
             text = text.replace(place, value)
         return text
+
+
+def _acts_of(keys: Sequence[Any]) -> list[UUID]:
+    """What the log tells of these keys."""
+    return [act for row in keys for act in (row.act, row.retired_act, row.revoked_act) if act]
 
 
 def _witnesses(policy: Policy, checkpoint: str) -> str:

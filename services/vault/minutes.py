@@ -53,6 +53,15 @@ async def state_minutes(engine: AsyncEngine, *, older_than: timedelta = timedelt
         return await state_segments(db, rows)
 
 
+async def state_all(db: AsyncConnection) -> None:
+    """In this transaction, the statements of every receipt that none has told of yet."""
+    query = select(col(Segment.recording_id), col(Segment.sequence), col(Segment.sha256), col(Segment.sealed_at))
+    query = query.where(col(Segment.state) == "sealed", col(Segment.statement_act).is_(None))
+    query = query.order_by(col(Segment.sealed_at)).limit(_BATCH).with_for_update()
+    while rows := (await db.execute(query)).all():
+        await state_segments(db, rows)
+
+
 async def state_segments(db: AsyncConnection, rows: Iterable[Any]) -> int:
     """Enter one statement for each recording and minute among `rows`, and mark the segments with its act."""
 

@@ -18,13 +18,28 @@ class Table(SQLModel):
 
 
 class KeyRecord(Table, table=True):
-    """A public key of the vault itself, on record since its first start."""
+    """A public key of the vault itself. current -> superseded by the next of its purpose -> retired: a receipt key
+    signs nothing once it is superseded, a log key signs beside its successor until it is retired. Revoked is
+    superseded and retired at once, or any time after."""
 
     __tablename__ = "keys"
-    purpose: str = Field(primary_key=True)
+    key_id: str = Field(primary_key=True)
+    purpose: str
     public_key: bytes = Field(sa_type=LargeBinary)
     act: UUID
     since: datetime = Field(sa_type=_Time)
+    replaces: str | None = None
+    succession: dict[str, Any] | None = Field(default=None, sa_type=JSONB(none_as_null=True))
+    """Signed by the key it replaces and by itself; none where that key was revoked."""
+    reason: str = ""
+    """Why it was introduced."""
+    superseded_at: datetime | None = Field(default=None, sa_type=_Time)
+    retired_at: datetime | None = Field(default=None, sa_type=_Time)
+    retired_act: UUID | None = None
+    revoked_at: datetime | None = Field(default=None, sa_type=_Time)
+    revoked_act: UUID | None = None
+    revoked_code: str | None = None
+    revoked_reason: str | None = None
 
 
 class Enrolment(Table, table=True):
@@ -34,6 +49,8 @@ class Enrolment(Table, table=True):
     public_key: bytes = Field(sa_type=LargeBinary)
     act: UUID
     enrolled_at: datetime = Field(sa_type=_Time)
+    revoked_at: datetime | None = Field(default=None, sa_type=_Time)
+    revoked_act: UUID | None = None
 
 
 class Recording(Table, table=True):

@@ -24,6 +24,7 @@ API_VERBS = frozenset(
     {
         "identity",
         "enrol",
+        "revoke-enrolment",
         "open",
         "open-series",
         "exchange",
@@ -86,7 +87,7 @@ def allowed(verb: str) -> Callable[[Request], Coroutine[Any, Any, Vault]]:
 
 
 private = APIRouter(prefix="/v1")
-public = APIRouter(prefix="/log")
+public = APIRouter()
 
 
 @private.get("/identity")
@@ -102,7 +103,14 @@ async def enrol(message: wire.Enrol, vault: Annotated[Vault, Depends(allowed("en
         raise HTTPException(422) from error
     if not whole:
         raise HTTPException(422)
-    return await vault.enrol(message)
+    return await vault.enrolments.enrol(message)
+
+
+@private.post("/enrolments/{key_id}/revocation")
+async def revoke_enrolment(
+    key_id: wire.KeyId, message: wire.RevokeEnrolment, vault: Annotated[Vault, Depends(allowed("revoke-enrolment"))]
+) -> wire.Appended:
+    return await vault.enrolments.revoke(key_id, message)
 
 
 @private.put("/recordings/{recording}", status_code=204)
@@ -263,13 +271,22 @@ async def export(
     return StreamingResponse(await vault.exporter.begin(message), media_type="application/x-tar")
 
 
-@public.get("/checkpoint", response_class=PlainTextResponse)
+@public.get("/v1/keys")
+async def keys(request: Request, response: Response) -> wire.VaultKeys:
+    """The vault's own keys, those that sign and those that did, with what leads from each to the next."""
+    vault: Vault = request.app.state.vault
+    response.headers["cache-control"] = "public, max-age=2"
+    response.headers["access-control-allow-origin"] = "*"
+    return await vault.keys()
+
+
+@public.get("/log/checkpoint", response_class=PlainTextResponse)
 async def checkpoint(request: Request) -> Response:
     """The newest published checkpoint (C2SP tlog-tiles). It moves, so caches keep it for a moment only."""
     return await _published(request, CHECKPOINT, "text/plain; charset=utf-8", "public, max-age=2")
 
 
-@public.get("/tile/{path:path}", response_class=Response)
+@public.get("/log/tile/{path:path}", response_class=Response)
 async def tile(request: Request, path: str) -> Response:
     """Tiles `<L>/<N>[.p/<W>]` and entry bundles `entries/<N>[.p/<W>]`. What lies under such a name never changes.
 

@@ -33,7 +33,8 @@ from uuid_utils.compat import uuid7
 
 from services.vault import errors, intents
 from services.vault.contract import wire
-from services.vault.keys import Keys
+from services.vault.enrolments import require_unrevoked
+from services.vault.keyring import Keyring
 from services.vault.log import statement
 from services.vault.log.sequencer import enter
 from services.vault.models import Enrolment, Recording, Segment
@@ -54,7 +55,7 @@ class Sealing:
         self,
         engine: AsyncEngine,
         store: Store,
-        keys: Keys,
+        keys: Keyring,
         watch: Watch,
         *,
         retention: timedelta,
@@ -80,6 +81,7 @@ class Sealing:
         async with self._engine.begin() as db:
             if opening["key_id"] is not None and await db.scalar(enrolled) is None:
                 raise errors.NoSuchEnrolment
+            await require_unrevoked(db, opening["key_id"])
             await db.execute(insert(Recording).values(values).on_conflict_do_nothing())
             found = (await db.execute(select(Recording).where(col(Recording.id) == recording))).one()
         if (found.kind, found.source, found.key_id) != (kind, opening["source"], opening["key_id"]):
@@ -121,6 +123,8 @@ class Sealing:
         async with self._engine.begin() as db:
             opening = await lock(db, recording, by_source=True)
             kind = opening.kind
+            if opening.revoked_at is not None:
+                return [_problem(ask, errors.KeyRevoked) for ask in asks]
             known = await _rows(db, recording, [(ask.sequence, ask.sha256) for ask in asks])
             beside = await _digests_per_sequence(db, recording, {ask.sequence for ask in asks})
             fresh: dict[tuple[int, str], dict[str, Any]] = {}
@@ -162,7 +166,7 @@ class Sealing:
         # Asked again much later, the lock still reaches as far ahead as it should.
         fresh = (now + self._retention).replace(microsecond=0)
         retain_until = fresh if row.retain_until < fresh - _LOCK_SLACK else row.retain_until
-        carried = intents.signed(self._keys, row.key, opening, ask, row.asked_at)
+        carried = intents.signed(self._keys.keys, row.key, opening, ask, row.asked_at)
         ticket = self._store.put_ticket(row.key, row.sha256, row.size, retain_until, now, carried)
         return wire.Ticket(
             sequence=ask.sequence,
@@ -177,8 +181,11 @@ class Sealing:
     ) -> list[wire.SealedSegment | wire.ItemProblem]:
         """Steps 4 and 5, whoever asks for them: the source, the sweeper, or a closing that finds what was put.
         What is sealed after the recording was closed opens a supplement, or joins the one that is open."""
-        if not names:
-            return []
+        return await self._keys.signed(lambda: self._commit(recording, names, by_source)) if names else []
+
+    async def _commit(
+        self, recording: UUID, names: Sequence[wire.SegmentName], by_source: bool
+    ) -> list[wire.SealedSegment | wire.ItemProblem]:
         async with self._engine.connect() as db:
             rows = await _rows(db, recording, [(name.sequence, name.sha256) for name in names])
         # 4. Check.
@@ -193,6 +200,8 @@ class Sealing:
         if receipts:
             async with self._engine.begin() as db:
                 locked = await lock(db, recording, by_source=by_source)
+                for signer in {one["receipt"]["signatures"][0]["keyid"] for one in receipts}:
+                    await self._keys.hold(db, "receipt", [signer])
                 number = locked.number if locked.state == "open" else locked.number + 1
                 ordered = sorted(receipts, key=lambda one: (one["sequence"], one["sha256"]))
                 becoming = [(one, _becomes_sealed(recording, number, one)) for one in ordered]
@@ -343,11 +352,12 @@ def _suits(ask: wire.SegmentAsk, kind: str) -> bool:
 
 async def lock(db: AsyncConnection, recording: UUID, *, by_source: bool = False) -> Row[Any]:
     """Alone with the recording until the transaction ends: what is counted here is still so when it is written.
-    Its state, the number of the manifest that is collected or was last, and how it was opened (kind, source,
-    key_id, started_at). Raises NoSuchRecording."""
+    Its state, the number of the manifest that is collected or was last, how it was opened (kind, source, key_id,
+    started_at), and when its source's key was revoked. Raises NoSuchRecording."""
     this = col(Recording.id) == recording
+    revoked = select(col(Enrolment.revoked_at)).where(col(Enrolment.key_id) == col(Recording.key_id))
     columns = ("kind", "state", "number", "source", "key_id", "started_at")
-    told = [getattr(Recording, name) for name in columns]
+    told = [*(getattr(Recording, name) for name in columns), revoked.scalar_subquery().label("revoked_at")]
     row = (
         await db.execute(update(Recording).where(this).values(_active(datetime.now(UTC))).returning(*told))
         if by_source

@@ -17,38 +17,38 @@ import logging
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID, uuid5
+from uuid import UUID
 
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlmodel import col
-from uuid_utils.compat import uuid7
 
 from services.jobs import Jobs
-from services.vault import database, errors, jobs, keys, minutes
+from services.vault import database, errors, jobs, keys, minutes, succession
 from services.vault import retention as retention_
 from services.vault.alarms import Alarms
 from services.vault.closing import Closer
 from services.vault.contract import wire
-from services.vault.contract.verify import key_id
 from services.vault.custodians import Custodians
 from services.vault.disposal import Disposer
+from services.vault.enrolments import Enrolments
 from services.vault.export import Exporter
 from services.vault.holds import Holds
+from services.vault.keyring import Keyring, files_alone, on_record_in
 from services.vault.keys import Keys
-from services.vault.log import statement
 from services.vault.log.appending import Appender
 from services.vault.log.checkpoints import Checkpoints
 from services.vault.log.publish import CHECKPOINT, Publisher
-from services.vault.log.sequencer import Sequencer, enter
+from services.vault.log.sequencer import Sequencer
 from services.vault.log.witnesses import Policy
-from services.vault.models import Enrolment, KeyRecord, LogHead, Recording, Segment
+from services.vault.models import LogHead, Recording, Segment
 from services.vault.retention import Defaults, Retention
 from services.vault.sampling import Sampler
 from services.vault.sealing import Sealing
 from services.vault.settings import Settings
 from services.vault.stores import conformance, open_store
+from services.vault.stores.local import LocalStore
 from services.vault.stores.port import Store
 from services.vault.sweeping import Sweeper
 from services.vault.timestamps import Authority, Timestamper, load_authorities
@@ -56,20 +56,22 @@ from services.vault.watch import Watch
 from services.vault.writes import OwnWrites
 
 _log = logging.getLogger("quancheng.vault")
-_ENROLMENTS = UUID("8f9d2b1c-5a3e-5c1f-9a70-5d6a3c0b7e11")
-_SEQUENCE_SECONDS, _TIDY_SECONDS, _STAMP_SECONDS = 1.0, 5.0, 2.0
+_SEQUENCE_SECONDS, _TIDY_SECONDS, _STAMP_SECONDS, _KEYS_SECONDS = 1.0, 5.0, 2.0, 1.0
 _LONGEST_WAIT = 8.0
 _EMPTY_ROOT = bytes.fromhex("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
 
 
 class Vault:
     def __init__(
-        self, settings: Settings, engine: AsyncEngine, store: Store, own: Keys, authorities: Sequence[Authority]
+        self, settings: Settings, engine: AsyncEngine, store: Store, own: Keyring, authorities: Sequence[Authority]
     ):
         retention = timedelta(days=settings.retention_days)
-        self.engine, self.store, self.keys = engine, store, own
+        self.engine, self.store, self.keyring = engine, store, own
+        if isinstance(store, LocalStore):
+            own.turned = lambda others, good: store.turn(others.local_secret, honour=good)
         self.sequencer = Sequencer(engine, own)
         self.appender = Appender(engine, self.sequencer)
+        self.enrolments = Enrolments(engine, self.sequencer)
         policy = Policy(settings.witnesses, settings.witnesses_needed)
         self.checkpoints = Checkpoints(engine, policy, seconds=settings.witness_seconds)
         self.publisher = Publisher(engine, store, own, self.checkpoints, retention=retention)
@@ -109,8 +111,8 @@ class Vault:
         authorities = await asyncio.to_thread(load_authorities, settings)
         passphrase = await asyncio.to_thread(keys.read_passphrase, settings.keys_passphrase_file)
         engine = database.connect(settings)
-        async with engine.begin() as db:
-            known = {row.purpose: row.public_key for row in await db.execute(select(KeyRecord))}
+        async with files_alone(engine), engine.begin() as db:
+            known = await on_record_in(db)
             if not known:
                 await _nothing_published(settings)
             own = await asyncio.to_thread(keys.load, settings.keys, settings.origin, known, passphrase)
@@ -118,7 +120,7 @@ class Vault:
         store = open_store(settings, own.local_secret)
         await store.start()
         await conformance.require(store)
-        vault = cls(settings, engine, store, own, authorities)
+        vault = cls(settings, engine, store, Keyring(engine, settings, passphrase, own), authorities)
         await vault.publisher.check_history()
         return vault
 
@@ -128,6 +130,7 @@ class Vault:
             self._repeat(self._sequence, "sequence"),
             self._repeat(self._publish, "publish"),
             self._repeat(self._look, "watch"),
+            self._repeat(self._look_at_keys, "keys"),
         )
 
     def work(self) -> None:
@@ -147,34 +150,17 @@ class Vault:
         await self.engine.dispose()
 
     def identity(self) -> wire.VaultIdentity:
+        own = self.keyring.keys
         return wire.VaultIdentity(
-            origin=self.keys.origin,
-            receipt_key=base64.b64encode(self.keys.receipt_public).decode(),
-            receipt_key_id=self.keys.receipt_key_id,
-            log_vkey=self.keys.log_vkey,
+            origin=own.origin,
+            receipt_key=base64.b64encode(own.receipt_public).decode(),
+            receipt_key_id=own.receipt_key_id,
+            log_vkey=own.log_vkey,
             lock=self.store.lock,
         )
 
-    async def enrol(self, message: wire.Enrol) -> wire.Appended:
-        """A recorder's key enters the log; only then may it sign. The same again answers the same index."""
-        public = base64.b64decode(message.public_key, validate=True)
-        identity, now = key_id(public), datetime.now(UTC)
-        act = uuid5(_ENROLMENTS, identity)
-        values = {"key_id": identity, "recorder": message.recorder, "public_key": public, "act": act}
-        async with self.engine.begin() as db:
-            fresh = insert(Enrolment).values(**values, enrolled_at=now).on_conflict_do_nothing()
-            if (await db.execute(fresh.returning(col(Enrolment.key_id)))).one_or_none():
-                fields = {
-                    "recorder": str(message.recorder),
-                    "key_id": identity,
-                    "public_key": message.public_key,
-                }
-                await enter(db, act, statement.build("enrolment", act, now, fields))
-            elif message.recorder != await db.scalar(
-                select(col(Enrolment.recorder)).where(col(Enrolment.key_id) == identity)
-            ):
-                raise errors.EnrolmentDiffers
-        return await self.sequencer.settled(act)
+    async def keys(self) -> wire.VaultKeys:
+        return await succession.told(self.engine, self.keyring.origin)
 
     async def read_tickets(self, recording: UUID, message: wire.ReadTicketsRequest) -> wire.ReadTickets:
         query = select(Segment).where(col(Segment.recording_id) == recording, col(Segment.state) == "sealed")
@@ -243,6 +229,13 @@ class Vault:
         await asyncio.sleep(self._watch_seconds)
         await self.watch.look()
 
+    async def _look_at_keys(self) -> None:
+        await asyncio.sleep(_KEYS_SECONDS)
+        try:
+            await self.keyring.renew()
+        except errors.SigningStopped:
+            return  # it has said why
+
     async def _repeat(self, step: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
         wait = _SEQUENCE_SECONDS
         while True:
@@ -278,18 +271,4 @@ async def _found_log(db: AsyncConnection, own: Keys) -> None:
         single=True, size=0, root=_EMPTY_ROOT, checkpoint=own.checkpoint(0, _EMPTY_ROOT), published_size=0
     )
     await db.execute(empty.on_conflict_do_nothing())
-    for purpose, public in (("receipt", own.receipt_public), ("log", own.log_public)):
-        act, now = uuid7(), datetime.now(UTC)
-        row = insert(KeyRecord).values(purpose=purpose, public_key=public, act=act, since=now)
-        if (await db.execute(row.on_conflict_do_nothing().returning(col(KeyRecord.purpose)))).one_or_none():
-            fields = {
-                "purpose": purpose,
-                "key_id": key_id(public),
-                "public_key": base64.b64encode(public).decode(),
-            }
-            await enter(db, act, statement.build("key", act, now, fields))
-    recorded = {row.purpose: row.public_key for row in await db.execute(select(KeyRecord))}
-    if recorded != {"receipt": own.receipt_public, "log": own.log_public}:
-        raise errors.KeyFault(
-            "另一个证据库进程刚以别的密钥登记了自己；同一数据库的各进程须使用同一密钥文件夹，拒绝启动。"
-        )
+    await succession.found(db, own)

@@ -118,7 +118,7 @@ def log_vkey(system: System) -> str:
     """The log's verifier key, made from what the database has on record for it."""
     raw = bytes.fromhex(
         system.stack.postgres.run_sql(
-            "SELECT encode(public_key, 'hex') FROM vault.keys WHERE purpose = 'log'"
+            "SELECT encode(public_key, 'hex') FROM vault.keys WHERE purpose = 'log' AND superseded_at IS NULL"
         ).strip()
     )
     name = json.loads((system.stack.data / "secrets" / "origin.json").read_text())["origin"]

@@ -16,6 +16,7 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 
+from deploy.local.processes import ROOT
 from services.vault.contract import verify, wire
 from services.vault.contract.client import VaultClient
 from tests.peers.witness import Witness
@@ -186,6 +187,36 @@ async def test_a_witness_that_saw_another_history_does_not_cosign_and_is_named(
     assert not state.meets_policy
     witnesses[0].remembers(size, root)
     await until(vault, lambda state: state.meets_policy)
+
+
+async def test_witnesses_go_on_cosigning_while_the_logs_key_is_rotated(
+    system: System, witnesses: list[Witness], vault: VaultClient
+) -> None:
+    """Both keys sign until the old one is retired; by then the witnesses have been told of the new one."""
+
+    def command(*arguments: str) -> None:
+        argv = [sys.executable, "-m", "services.vault", *arguments]
+        subprocess.run(argv, env=system.stack.vault_environment(), cwd=ROOT, capture_output=True, check=True)
+
+    before = await vault.identity()
+    await asyncio.to_thread(command, "rotate-key", "log", "--reason", "每年更换")
+    done = await act(vault)
+    await until(vault, lambda state: state.meets_policy and (state.met_size or 0) > done.index)
+    note = await public(system)
+    assert cosigners(note, witnesses) == ["a", "b"]
+    after = await vault.identity()
+    assert after.log_vkey != before.log_vkey
+    assert verify.verify_note(note, before.log_vkey) == verify.verify_note(note, after.log_vkey)
+    for witness in witnesses[:2]:
+        witness.also_know(after.origin, after.log_vkey)
+    old = verify.key_id(verify.raw_key(verify.parse_vkey(before.log_vkey).key))
+    await asyncio.to_thread(command, "retire-key", old)
+    done = await act(vault)
+    await until(vault, lambda state: state.meets_policy and (state.met_size or 0) > done.index)
+    note = await public(system)
+    assert cosigners(note, witnesses) == ["a", "b"]
+    with pytest.raises(verify.Untrusted):
+        verify.verify_note(note, before.log_vkey)
 
 
 async def test_only_who_is_allowed_sees_the_state(system: System) -> None:

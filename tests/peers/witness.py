@@ -77,6 +77,11 @@ class Witness:
             db.execute("INSERT INTO log VALUES (?, 0, ?)", (origin, base64.b64encode(bytes(32)).decode()))
             db.execute("INSERT INTO key VALUES (?, ?)", (origin, vkey))
 
+    def also_know(self, origin: str, vkey: str) -> None:
+        """Another key of a log that it knows, as its operator adds one."""
+        with self._database() as db:
+            db.execute("INSERT INTO key VALUES (?, ?)", (origin, vkey))
+
     def remembers(self, size: int, root: bytes) -> tuple[int, bytes]:
         """Make the witness remember another tree of its one log; what it remembered before."""
         with self._database() as db:

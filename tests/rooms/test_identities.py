@@ -263,7 +263,7 @@ def test_a_role_makes_and_reads_nothing_outside_its_tables(local_system: System,
 UNCHANGING = {
     "quancheng_api": ("units", "people", "recorders", "viewings", "exports"),
     "quancheng_vault": (
-        *("keys", "enrolments", "log_entries", "log_pending"),
+        *("log_entries", "log_pending"),
         *("terms", "orders", "held_recordings"),
     ),
 }
@@ -272,13 +272,15 @@ FIXED = {
         "segments": ("recording_id", "sequence", "sha256", "size", "sealed_at", "lock", "key_id"),
         "recordings": ("id", "recorder_id", "unit_id", "officer_id", "key_id", "started_at"),
         "outbox": ("act", "kind", "fields", "at"),
-        "recorder_keys": ("key_id", "recorder_id", "public_key"),
+        "recorder_keys": ("key_id", "recorder_id", "public_key", "model", "enrolled_at"),
         "enrolment_codes": ("code_sha256", "recorder_id", "expires_at"),
         "sessions": ("token_sha256", "person_id", "csrf", "expires_at"),
     },
     "quancheng_vault": {
         "segments": ("recording_id", "sequence", "sha256", "size", "key", "asked_at"),
         "recordings": ("id", "source", "key_id", "started_at"),
+        "keys": ("key_id", "purpose", "public_key", "act", "since", "replaces", "succession", "reason"),
+        "enrolments": ("key_id", "recorder", "public_key", "act", "enrolled_at"),
         "holds": ("id", "case_id", "reason", "placed_at"),
         "custodians": ("key_id", "name", "public_key", "enrolled_at"),
         "tombstones": ("recording_id", "order_id", "act", "began_at"),

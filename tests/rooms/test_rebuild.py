@@ -20,6 +20,7 @@ from deploy.local.processes import ROOT, LocalError
 from services.vault import keys
 from services.vault.contract import wire
 from services.vault.contract.client import VaultRefused
+from services.vault.keyring import Keyring, on_record
 from services.vault.log import statement
 from services.vault.log.sequencer import Sequencer, enter
 from services.vault.stores import local, open_store
@@ -323,12 +324,14 @@ async def test_statements_of_a_forked_history_are_told_again_under_other_indexes
     restore_dump(room.system)
     # A vault that did not look at what was published, and ran on the old dump.
     settings = settings_of(room.system)
-    own = keys.load(settings.keys, settings.origin, {}, keys.read_passphrase(settings.keys_passphrase_file))
+    passphrase = keys.read_passphrase(settings.keys_passphrase_file)
+    own = keys.read(settings.keys, settings.origin, await on_record(room.engine), passphrase)
+    keyring = Keyring(room.engine, settings, passphrase, own)
     act = uuid7()
     fields = {"recording": str(uuid7()), "person": str(uuid7()), "purpose": "调查", "until": "x"}
     async with room.engine.begin() as db:
         await enter(db, act, statement.build("viewing", act, datetime.now(UTC), fields))
-    assert await Sequencer(room.engine, own).sequence() == 1
+    assert await Sequencer(room.engine, keyring).sequence() == 1
     told = await rebuilt(room)
     assert "1 条陈述不在已公布的日志中（分叉）" in told
     start_vault(room.system)

@@ -38,7 +38,7 @@ from tests.rooms.stores import POLICIES, client, s3_settings
 from tests.rooms.vaults import start_vault, vault_settings
 from tests.system import System, free_ports
 
-OPEN = ("/healthz", "/log/checkpoint", "/log/tile/{path:path}")
+OPEN = ("/healthz", "/v1/keys", "/log/checkpoint", "/log/tile/{path:path}")
 Change = Callable[[httpx.Request, System], None]
 
 
@@ -279,7 +279,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_a_fault_of_the_keys_is_told_and_nothing_is_made_anew(tmp_path: Path, case: str) -> None:
     folder, (fault, sentence) = tmp_path / "keys", FAULTS[case]
     own = keys.load(folder, "quancheng.test/0", {}, PASSPHRASE)
-    known = {"receipt": own.receipt_public, "log": own.log_public}
+    known = {"receipt": [own.receipt_public], "log": [own.log_public]}
     assert keys.load(folder, "quancheng.test/0", known, PASSPHRASE).receipt_key_id == own.receipt_key_id
     fault(folder)
     before = sorted(folder.glob("*")) if folder.exists() else []
@@ -297,7 +297,7 @@ def test_keys_lie_encrypted_and_one_in_the_clear_is_encrypted_at_the_next_start(
         assert stat.S_IMODE((folder / name).stat().st_mode) == 0o600
     key = load_pem_private_key((folder / "log.pem").read_bytes(), password=PASSPHRASE)
     (folder / "log.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    known = {"receipt": own.receipt_public, "log": own.log_public}
+    known = {"receipt": [own.receipt_public], "log": [own.log_public]}
     again = keys.load(folder, "quancheng.test/0", known, PASSPHRASE)
     assert (again.log_vkey, again.local_secret) == (own.log_vkey, own.local_secret)
     assert b"ENCRYPTED" in (folder / "log.pem").read_bytes()

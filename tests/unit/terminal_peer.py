@@ -50,6 +50,8 @@ class Peer:
         self.closings: dict[str, list[dict[str, Any]]] = {}
         self.manifests: dict[str, list[dict[str, Any]]] = {}
         """By recording, the answers to its closings: the first one's, then the supplements'."""
+        self.told_keys: list[dict[str, Any]] = []
+        """What it tells of the vault's keys."""
         self.requests: list[str] = []
         self.url = ""
 
@@ -105,6 +107,8 @@ class Peer:
             return problem(fault, "unavailable")
         if path.startswith("/store/"):
             answer = self._store(path, headers, body)
+        elif path == "/v1/keys":
+            answer = reply(200, origin="quancheng.local/0", keys=self.told_keys)
         elif path == "/v1/enrolments":
             answer = self._enrol(json.loads(body))
         else:

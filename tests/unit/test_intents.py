@@ -19,7 +19,7 @@ from services.vault.sealing import segment_key
 
 RECORDING = UUID("01a21429-ffea-72a4-a7f1-e892d7f974b3")
 AT = datetime(2026, 11, 25, 8, 30, 0, 123000, tzinfo=UTC)
-KEYS = Keys("quancheng.test/1", Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate())
+KEYS = Keys("quancheng.test/1", Ed25519PrivateKey.generate(), [Ed25519PrivateKey.generate()])
 TRUSTED = [Ed25519PublicKey.from_public_bytes(KEYS.receipt_public)]
 ASK = wire.SegmentAsk(
     sequence=7, sha256="a" * 64, size=9, media="media", started_at=AT, duration_ms=4000, monotonic_ms=2**53
@@ -67,7 +67,7 @@ def test_under_another_key_it_is_nothing(key: str) -> None:
 
 
 def test_another_s_signature_or_an_altered_body_is_nothing() -> None:
-    others = Keys("quancheng.test/1", Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate())
+    others = Keys("quancheng.test/1", Ed25519PrivateKey.generate(), [Ed25519PrivateKey.generate()])
     assert intents.opened(intents.signed(others, KEY, OPENING, ASK, AT), KEY, TRUSTED) is None
     body, signature = signed().split(".")
     told = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))

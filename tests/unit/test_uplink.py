@@ -16,9 +16,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from services.terminal.api import Api, Backoff, refusal
 from services.terminal.enrol import EnrolmentFailed, enrol
 from services.terminal.home import AlreadyEnrolled, Home
+from services.terminal.pins import Pinned
 from services.terminal.progress import Progress
 from services.terminal.spool import RecordingSpool, Spool
-from services.terminal.uplink import Pinned, Uplink
+from services.terminal.uplink import Uplink
 from services.vault.contract import verify, wire
 from services.vault.contract.channel import raw_public
 from tests.unit.terminal_peer import Answer, Peer, problem, reply, sign

@@ -13,7 +13,7 @@ from sqlmodel import col
 from starlette.requests import ClientDisconnect
 
 from services.api.database import Maker
-from services.api.errors import NotATerminal
+from services.api.errors import KeyRevoked, NotATerminal
 from services.api.recorders.models import Recorder, RecorderKey
 from services.vault.contract.channel import CHANNEL_TERMINAL, ChannelError, claimed_key, verify
 
@@ -27,11 +27,12 @@ class Terminal:
 
 
 async def terminal(request: Request, sessions: Maker) -> Terminal:
-    """Raises NotATerminal: unsigned, unknown key, key the log does not know yet, wrong or old signature."""
+    """Raises NotATerminal: unsigned, unknown key, key the log does not know yet, wrong or old signature; and
+    KeyRevoked, which only who signed rightly is told."""
     claimed = claimed_key(request.headers)
     if claimed is None:
         raise NotATerminal
-    query = select(Recorder, col(RecorderKey.public_key)).join(
+    query = select(Recorder, col(RecorderKey.public_key), col(RecorderKey.revoked_at)).join(
         RecorderKey, col(RecorderKey.recorder_id) == col(Recorder.id)
     )
     query = query.where(col(RecorderKey.key_id) == claimed, col(RecorderKey.log_index).is_not(None))
@@ -51,6 +52,8 @@ async def terminal(request: Request, sessions: Maker) -> Terminal:
         )
     except (ChannelError, ClientDisconnect) as error:
         raise NotATerminal from error
+    if row.revoked_at is not None:
+        raise KeyRevoked
     recorder = row.Recorder
     return Terminal(recorder.id, recorder.unit_id, recorder.officer_id, claimed)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from datetime import datetime
 from uuid import UUID
 
@@ -31,7 +32,8 @@ class EnrolmentCode(Table, table=True):
 
 
 class RecorderKey(Table, table=True):
-    """A key made on the terminal. It may sign once the log knows it (`log_index`)."""
+    """A key made on the terminal. It may sign once the log knows it (`log_index`), until it is revoked; that the log
+    knows of that too, `revocation_index` says."""
 
     __tablename__ = "recorder_keys"
     key_id: str = Field(primary_key=True)
@@ -40,3 +42,10 @@ class RecorderKey(Table, table=True):
     model: str
     enrolled_at: datetime = Field(sa_type=Time)
     log_index: int | None = None
+    revoked_at: datetime | None = Field(default=None, sa_type=Time)
+    revoked_code: str | None = None
+    revoked_reason: str | None = None
+    revocation_index: int | None = None
+
+    def public_text(self) -> str:
+        return base64.b64encode(self.public_key).decode()

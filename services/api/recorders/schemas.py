@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import BaseModel, StringConstraints
 
 from services.api.database import STORABLE
-from services.vault.contract.wire import KeyId, VaultIdentity
+from services.vault.contract.wire import KeyId, RevocationCode, VaultIdentity
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=64, strip_whitespace=True, pattern=STORABLE)]
 Base64Key = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]{43}=$")]
@@ -21,11 +21,35 @@ class NewRecorder(BaseModel):
     officer_id: UUID | None = None
 
 
+class KeyView(BaseModel):
+    """A key of a recorder; `revocation_index` is the log's, once it tells of the revocation."""
+
+    key_id: KeyId
+    model: str
+    enrolled_at: datetime
+    revoked_at: datetime | None
+    revoked_code: RevocationCode | None
+    revocation_index: int | None
+
+
 class RecorderView(BaseModel):
+    """`keys` are those it was enrolled with, the newest first; at most twenty."""
+
     id: UUID
     name: str
     officer_id: UUID | None
     created_at: datetime
+    keys: list[KeyView] = []
+
+
+class Revocation(BaseModel):
+    """`reason` stays private: the log's public part shows only that something happened."""
+
+    key_id: KeyId
+    code: RevocationCode
+    reason: Annotated[
+        str, StringConstraints(min_length=2, max_length=500, strip_whitespace=True, pattern=r"^[^\x00-\x1f]*$")
+    ]
 
 
 class RecorderPage(BaseModel):

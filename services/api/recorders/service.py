@@ -11,27 +11,30 @@ from __future__ import annotations
 import base64
 import hashlib
 import secrets
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
 from sqlmodel import col
 from uuid_utils.compat import uuid7
 
 from services.api.database import Sessions
-from services.api.errors import CodeInvalid, NoSuchRecorder, ProofInvalid
+from services.api.errors import CodeInvalid, KeyRevoked, NoSuchRecorder, ProofInvalid
 from services.api.identity.models import Person
 from services.api.identity.principal import Principal
 from services.api.recorders.models import EnrolmentCode, Recorder, RecorderKey
-from services.api.recorders.schemas import Enrolled, Enrolment
+from services.api.recorders.schemas import Enrolled, Enrolment, KeyView
 from services.vault.contract import wire
 from services.vault.contract.client import VaultClient
 from services.vault.contract.verify import key_id
 
+_KEYS_SHOWN = 20
 CODE_LIFETIME = timedelta(hours=24)
 PROOF_PREFIX = b"quancheng-enrolment-v1\n"
 
@@ -51,6 +54,20 @@ async def recorders(db: AsyncSession, who: Principal) -> list[Recorder]:
     return list(await db.scalars(query))
 
 
+async def keys_of(db: AsyncSession, recorders: Sequence[UUID]) -> dict[UUID, list[KeyView]]:
+    """The newest keys of each of these recorders."""
+    newest = func.row_number().over(
+        partition_by=col(RecorderKey.recorder_id), order_by=col(RecorderKey.enrolled_at).desc()
+    )
+    ranked = select(RecorderKey, newest.label("place")).where(col(RecorderKey.recorder_id).in_(recorders)).subquery()
+    keys = aliased(RecorderKey, ranked)
+    query = select(keys).where(ranked.c.place <= _KEYS_SHOWN).order_by(ranked.c.place)
+    found: dict[UUID, list[KeyView]] = {}
+    for row in await db.scalars(query):
+        found.setdefault(row.recorder_id, []).append(KeyView.model_validate(row, from_attributes=True))
+    return found
+
+
 async def issue_code(db: AsyncSession, unit: UUID, recorder: UUID) -> tuple[str, datetime]:
     """A fresh one-time code of 100 bits. Raises NoSuchRecorder."""
     if await db.scalar(select(col(Recorder.unit_id)).where(col(Recorder.id) == recorder)) != unit:
@@ -63,7 +80,8 @@ async def issue_code(db: AsyncSession, unit: UUID, recorder: UUID) -> tuple[str,
 
 
 async def enrol(sessions: Sessions, vault: VaultClient, message: Enrolment) -> Enrolled:
-    """Steps 2 to 4. Raises ProofInvalid, CodeInvalid, VaultUnreachable; each may be tried again."""
+    """Steps 2 to 4. Raises ProofInvalid, CodeInvalid, VaultUnreachable; each may be tried again. Raises KeyRevoked,
+    which uses up no code: a new key is needed."""
     public = base64.b64decode(message.public_key)
     try:
         Ed25519PublicKey.from_public_bytes(public).verify(
@@ -87,9 +105,11 @@ async def enrol(sessions: Sessions, vault: VaultClient, message: Enrolment) -> E
             "enrolled_at": now,
         }
         await db.execute(insert(RecorderKey).values(values).on_conflict_do_nothing())
-        bound = await db.scalar(select(col(RecorderKey.recorder_id)).where(col(RecorderKey.key_id) == identity))
-        if bound != recorder_id:
+        bound = await db.get_one(RecorderKey, identity)
+        if bound.recorder_id != recorder_id:
             raise CodeInvalid
+        if bound.revoked_at is not None:
+            raise KeyRevoked
         recorder = await db.get_one(Recorder, recorder_id)
     appended = await vault.enrol(wire.Enrol(recorder=recorder_id, public_key=message.public_key))
     trusted = await vault.identity()

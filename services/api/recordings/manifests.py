@@ -17,6 +17,7 @@ from sqlmodel import col
 
 from services.api.database import Sessions
 from services.api.recorders.dependencies import Terminal
+from services.api.recorders.models import RecorderKey
 from services.api.recordings.models import Recording, Segment
 from services.api.recordings.service import index, require_own
 from services.vault.contract import wire
@@ -48,11 +49,13 @@ async def manifest_of(
 
 
 async def close_lost(sessions: Sessions, vault: VaultClient, *, after: timedelta) -> None:
-    """Recordings whose terminal has been silent for `after` are closed by the server, some of them at a time.
-    The vault has the last word on how long that must be."""
+    """Recordings whose terminal has been silent for `after` are closed by the server, some of them at a time, and
+    those whose key was revoked at once. The vault has the last word on how long that must be."""
     try:
+        for recording in await _revoked(sessions, after):
+            await _close_lost(sessions, vault, recording, "revoked")
         for recording in await _lost(sessions, after):
-            await _close_lost(sessions, vault, recording)
+            await _close_lost(sessions, vault, recording, "lost")
     except VaultUnreachable as error:
         _log.warning("lost recordings wait: %s", error)
 
@@ -67,9 +70,20 @@ async def _lost(sessions: Sessions, after: timedelta) -> list[UUID]:
         return list(await db.scalars(query.order_by(col(Recording.tried_at).nulls_first()).limit(_LOST_AT_ONCE)))
 
 
-async def _close_lost(sessions: Sessions, vault: VaultClient, recording: UUID) -> None:
+async def _revoked(sessions: Sessions, after: timedelta) -> list[UUID]:
+    """Open ones of keys that the vault knows are revoked, those not tried within the hour."""
+    since = func.greatest(col(RecorderKey.revoked_at), datetime.now(UTC) - min(after, _TRY_AGAIN))
+    untried = (col(Recording.tried_at).is_(None)) | (col(Recording.tried_at) < col(RecorderKey.revoked_at))
+    untried |= col(Recording.tried_at) < since
+    query = select(col(Recording.id)).join(RecorderKey, col(RecorderKey.key_id) == col(Recording.key_id))
+    query = query.where(col(Recording.state) == "open", col(RecorderKey.revocation_index).is_not(None), untried)
+    async with sessions() as db:
+        return list(await db.scalars(query.limit(_LOST_AT_ONCE)))
+
+
+async def _close_lost(sessions: Sessions, vault: VaultClient, recording: UUID, reason: wire.ServerReason) -> None:
     try:
-        await _record(sessions, await vault.close_by_server(recording, wire.CloseByServer(reason="lost")))
+        await _record(sessions, await vault.close_by_server(recording, wire.CloseByServer(reason=reason)))
     except VaultRefused as error:
         _log.info("%s stays open: %s", recording, error)
         async with sessions.begin() as db:

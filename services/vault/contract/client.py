@@ -76,6 +76,12 @@ class VaultClient:
     async def enrol(self, enrol: wire.Enrol) -> wire.Appended:
         return await self._call(wire.Appended, "POST", "/v1/enrolments", enrol)
 
+    async def revoke_enrolment(self, key: str, message: wire.RevokeEnrolment) -> wire.Appended:
+        return await self._call(wire.Appended, "POST", f"/v1/enrolments/{key}/revocation", message)
+
+    async def keys(self) -> wire.VaultKeys:
+        return await self._call(wire.VaultKeys, "GET", "/v1/keys")
+
     async def open(self, recording: UUID, opening: wire.OpenRecording) -> None:
         await self._send("PUT", f"/v1/recordings/{recording}", opening)
 

@@ -9,7 +9,10 @@ numbers are repeated in the code and in what is printed:
 
 1. *Bag* (BagIt 1.0, RFC 8493): every file is listed, every listed file is there, nothing else is, no links;
    the digests of all files but the media agree.
-2. *Keys*: each is Ed25519 and named rightly; with `--trust` the vault's and the log's are among those given.
+2. *Keys*: each is Ed25519 and named rightly; with `--trust` the vault's and the log's are among those given, or
+   successions lead to them from those given: each signed by the key before and by the one after it, and told in the
+   log (which step 6 checks). A key that the log tells is revoked signs neither the listing nor the checkpoint, and
+   hands over to none.
 3. *Checkpoint* (C2SP signed-note, tlog-checkpoint): signed by the log's key, and with `--witness` cosigned
    (C2SP tlog-cosignature) by at least `--need` of the witnesses given.
 4. *Manifests* (DSSE), for each recording: signed by the vault; the raw copies for openssl are the same bytes;
@@ -21,7 +24,8 @@ numbers are repeated in the code and in what is printed:
 5. *Receipts* (DSSE): one for each segment, signed by the vault, saying what the manifest says.
 6. *Proofs* (C2SP tlog-proof): each statement is in the log of this very checkpoint; among them are those of
    each manifest, of every segment, of every conflict (one sequence sealed with different content), of each
-   terminal's enrolment and of the export itself.
+   terminal's enrolment and of the export itself. What a key signed that was revoked is believed only where the log
+   told of it before the revocation: a manifest by its own statement, a receipt by that of its minute.
 7. *Media*: every byte is hashed, as part of the segment that the manifest says it is; with `--twice` as a file
    for the bag as well (`sha256sum -c manifest-sha256.txt` does that too).
 8. *Time* (RFC 3161), where there are tokens: each is by its authority's certificate on an earlier checkpoint of
@@ -76,8 +80,10 @@ T = TypeVar("T")
 VERIFIED, USAGE = 0, 64
 RECEIPT_TYPE = "application/vnd.quancheng.receipt.v1+json"
 CLOSING_TYPE = "application/vnd.quancheng.closing.v1+json"
-REASONS = ("idle", "endless", "lost")
+REASONS = ("idle", "endless", "lost", "revoked")
 MANIFEST_TYPE = "application/vnd.quancheng.manifest.v1+json"
+SUCCESSION_TYPE = "application/vnd.quancheng.key-succession.v1+json"
+MAX_KEYS = 500
 PROOF_HEADER = "c2sp.org/tlog-proof@v1"
 TAG_LISTING, TAG_SIGNATURE = "tagmanifest-sha256.txt", "tagmanifest-sha256.sig"
 OFFSETS_HEADER = "sequence\toffset\tsize\tsha256\n"
@@ -110,7 +116,7 @@ FIXED = (
 )
 EACH = ("manifest.dsse.json", "manifest.pae", "manifest.sig", "receipts.jsonl", "offsets.tsv")
 LAYOUT = re.compile(
-    rf"{'|'.join(map(re.escape, FIXED))}|keys/terminal-[0-9a-f]{{64}}\.pem|proofs/{UUID}\.tlog-proof"
+    rf"{'|'.join(map(re.escape, FIXED))}|keys/(terminal|vault)-[0-9a-f]{{64}}\.pem|proofs/{UUID}\.tlog-proof"
     rf"|keys/tsa-[0-9a-f]{{64}}\.pem|timestamps/[1-9][0-9]{{0,17}}\.(checkpoint|consistency|tsr)"
     rf"|data/{NAME}\.mp4|data/{NAME}\.beside/[0-9]{{10}}-[0-9a-f]{{64}}"
     rf"|recordings/{NAME}/({'|'.join(map(re.escape, EACH))})"
@@ -307,6 +313,40 @@ def verify_receipt(
     return receipt
 
 
+def raw_public_key(text: str) -> Ed25519PublicKey:
+    """Read a raw Ed25519 public key in base64, as the log and the wire have it (`Unreadable`)."""
+    data = unbase64(text)
+    if len(data) != 32:
+        raise Unreadable("not-a-key")
+    return Ed25519PublicKey.from_public_bytes(data)
+
+
+def verify_succession(envelope: Mapping[str, Any], old: Ed25519PublicKey, purpose: str) -> Ed25519PublicKey:
+    """The key that `old` handed over to, which signed so too. Raises `Unreadable`, `Untrusted` or `Altered`."""
+    told = parse_json(unbase64(take(envelope, "payload", str)))
+    new = raw_public_key(take(told, "public_key", str))
+    ids = key_id(raw_key(old)), key_id(raw_key(new))
+    for identity, key in zip(ids, (old, new)):  # noqa: B905 - Python 3.9
+        verify_envelope(envelope, {identity: key}, SUCCESSION_TYPE)
+    if (told.get("purpose"), told.get("old"), told.get("new")) != (purpose, *ids) or ids[0] == ids[1]:
+        raise Altered("other-succession")
+    return new
+
+
+def follow(
+    start: Ed25519PublicKey, successions: Mapping[str, Mapping[str, Any]], purpose: str
+) -> list[Ed25519PublicKey]:
+    """The keys that successions (by the id of the key that hands over) lead to from `start`, itself the first.
+    Raises as `verify_succession` where one does not hold, and `Altered` where they go round."""
+    keys, seen = [start], {key_id(raw_key(start))}
+    while (envelope := successions.get(key_id(raw_key(keys[-1])))) is not None:
+        keys.append(verify_succession(envelope, keys[-1], purpose))
+        if (identity := key_id(raw_key(keys[-1]))) in seen or len(keys) > MAX_KEYS:
+            raise Altered("other-succession")
+        seen.add(identity)
+    return keys
+
+
 # --- Merkle trees (RFC 6962, RFC 9162) ------------------------------------------------------------
 
 
@@ -495,6 +535,17 @@ def verify_note(note: str, vkey: str) -> Checkpoint:
     if checkpoint.origin != log.name:
         raise Untrusted("other-log")
     return checkpoint
+
+
+def verify_note_by_any(note: str, vkeys: Iterable[str]) -> Checkpoint:
+    """As `verify_note`, by whichever of a log's keys signed the note."""
+    fault = Untrusted("unsigned-checkpoint")
+    for vkey in vkeys:
+        try:
+            return verify_note(note, vkey)
+        except Untrusted as error:
+            fault = error
+    raise fault
 
 
 def parse_witnesses(vkeys: Iterable[str]) -> tuple[VerifierKey, ...]:
@@ -723,6 +774,23 @@ class _Recording:
     beside: list[Json]
 
 
+@dataclass
+class _Keys:
+    """The keys of the bundle. What the log tells of the vault's own is read here and its proofs checked in step 6."""
+
+    signer: str
+    """Id of the key that signed the listing."""
+    vault: dict[str, Ed25519PublicKey]
+    vkey: str
+    """Of the log, the key that signed the checkpoint; `vkeys` are those of its keys that the log tells of, too."""
+    vkeys: list[str]
+    terminals: dict[str, Ed25519PublicKey]
+    revoked: dict[str, int]
+    """By key id, the index of the statement of its revocation."""
+    followed: int = 0
+    """Successions that led from trusted keys to those that signed."""
+
+
 def verify_bundle(
     path: str | Path,
     trusted_keys: Mapping[str, Ed25519PublicKey] | None = None,
@@ -735,11 +803,11 @@ def verify_bundle(
 ) -> Report:
     """Verify an unpacked export; never raises for what is wrong with it, but says so in the `Report`.
 
-    `trusted_keys` (by key id, see `load_trust`) must hold both the vault's and the log's key; without it
-    the keys of the bundle are used. At least `need` of `witnesses` (see `parse_witnesses`) must have cosigned
-    the checkpoint; cosignatures of others are named and not verified. With `authorities` (by `certificate_id`)
-    every recording must be stamped, and by one of them. With `twice` the digests of whole media files are computed
-    beside those of their segments. `progress` is told the number and
+    `trusted_keys` (by key id, see `load_trust`) must hold both the vault's and the log's key, or earlier ones that
+    successions lead on from; without it the keys of the bundle are used. At least `need` of `witnesses` (see
+    `parse_witnesses`) must have cosigned the checkpoint; cosignatures of others are named and not verified. With
+    `authorities` (by `certificate_id`) every recording must be stamped, and by one of them. With `twice` the digests
+    of whole media files are computed beside those of their segments. `progress` is told the number and
     sentences of each step as it is done. Memory does not grow with the size of the media.
     """
     report, root = Report(), Path(path)
@@ -755,12 +823,17 @@ def verify_bundle(
         files, payload = _check_bag(root)
         done(1, "bag", files=len(files))
         # 2. Keys.
-        vault, vkey, terminals = _check_keys(root, files, trusted_keys, report)
+        keys = _check_keys(root, files, trusted_keys, report)
+        vault, vkey, terminals = keys.vault, keys.vkey, keys.terminals
         done(2, "keys" if report.trusted else "keys-own")
+        if keys.followed:
+            done(2, "keys-followed", count=keys.followed)
+        if keys.revoked:
+            done(2, "keys-revoked", count=len(keys.revoked))
         # 3. Checkpoint.
         note, checkpoint = _check_checkpoint(root, vkey)
         done(3, "checkpoint", origin=checkpoint.origin, size=checkpoint.size)
-        cosigned, others = _check_witnesses(note, vkey, witnesses, need)
+        cosigned, others = _check_witnesses(note, keys.vkeys, witnesses, need)
         if witnesses:
             done(3, "cosigned", have=len(cosigned), need=need, names=", ".join(cosigned) or "-")
         if others:
@@ -791,6 +864,7 @@ def verify_bundle(
         proofs = [name for name in files if name.startswith("proofs/")]
         proved = [_check_proof(root, name, note, checkpoint) for name in proofs]
         _check_statements([said for said, _ in proved], recordings, terminals)
+        _check_revoked(root, proved, recordings, keys)
         done(6, "proofs", proofs=len(proofs))
         # 7. Media.
         _check_media(root, recordings, payload, twice=twice)
@@ -798,7 +872,7 @@ def verify_bundle(
             _check_beside(root, name, segment, payload[name])
         done(7, "media", size=report.size)
         # 8. Time.
-        stamps = _check_timestamps(root, files, vkey, checkpoint, authorities)
+        stamps = _check_timestamps(root, files, keys.vkeys, checkpoint, authorities)
         for said, index in proved:
             if said["kind"] == "manifest" and (moments := [at for size, at in stamps if size > index]):
                 report.stamped[said["recording"]] = min(moments)
@@ -811,8 +885,7 @@ def verify_bundle(
             done(8, slug, tokens=len(stamps), recordings=len(report.stamped), at=at)
         # 9. Listing.
         with within(TAG_LISTING):
-            for key in vault.values():
-                check_signature(key, _read(root, TAG_SIGNATURE), _read(root, TAG_LISTING))
+            check_signature(vault[keys.signer], _read(root, TAG_SIGNATURE), _read(root, TAG_LISTING))
         done(9, "listing")
         verdict = SENTENCES["verified" if report.trusted else "consistent"]
         report.chinese, report.english = (f"{verdict[0]}。", f"{verdict[1]}.")
@@ -925,8 +998,8 @@ def _same_files(listing: str, listed: Iterable[str], found: Iterable[str]) -> No
 
 def _check_keys(
     root: Path, files: list[str], trusted: Mapping[str, Ed25519PublicKey] | None, report: Report
-) -> tuple[dict[str, Ed25519PublicKey], str, dict[str, Ed25519PublicKey]]:
-    """Step 2. Returns the vault's key and the terminals' keys by key id, and the log's vkey."""
+) -> _Keys:
+    """Step 2."""
     loaded = {}
     for name in files:
         if name.startswith("keys/") and name.endswith(".pem") and not name.startswith("keys/tsa-"):
@@ -935,18 +1008,90 @@ def _check_keys(
     report.fingerprints = {name: key_id(raw_key(key)) for name, key in loaded.items()}
     with within("keys/log.vkey"):
         vkey = _read_text(root, "keys/log.vkey")
-        if key_id(raw_key(parse_vkey(vkey).key)) != report.fingerprints["keys/log.pem"]:
+        log = parse_vkey(vkey)
+        if key_id(raw_key(log.key)) != report.fingerprints["keys/log.pem"]:
             raise Altered("other-vkey")
-    terminals = {report.fingerprints[name]: key for name, key in loaded.items() if "/terminal-" in name}
     for name in loaded:
-        if "/terminal-" in name and name != f"keys/terminal-{report.fingerprints[name]}.pem":
+        kind, _, identity = name[len("keys/") : -len(".pem")].partition("-")
+        if kind in ("terminal", "vault") and identity not in ("", report.fingerprints[name]):
             raise Altered("key-name", name)
+    keys = _Keys(report.fingerprints["keys/vault.pem"], {}, vkey, [vkey], {}, {})
+    statements = _statements_of_keys(root, files)
+    told = _told_of_keys(statements, keys)
+    for name, key in loaded.items():
+        identity = report.fingerprints[name]
+        if name.startswith("keys/terminal-"):
+            keys.terminals[identity] = key
+        elif name.startswith("keys/vault"):
+            keys.vault[identity] = key
+            if name != "keys/vault.pem" and ("receipt", identity) not in told:
+                raise Incomplete("no-key-proof", name)
+    for purpose, identity in told:
+        known = told[purpose, identity]
+        if purpose == "log" and identity != report.fingerprints["keys/log.pem"]:
+            material = base64.b64encode(ED25519_NOTE + raw_key(known)).decode()
+            keys.vkeys.append(f"{log.name}+{note_key_id(log.name, raw_key(known)).hex()}+{material}")
+    for name in ("keys/vault.pem", "keys/log.pem"):
+        if report.fingerprints[name] in keys.revoked:
+            raise Untrusted("revoked-key", name)
     if trusted is not None:
-        for name in ("keys/vault.pem", "keys/log.pem"):
-            if report.fingerprints[name] not in trusted:
-                raise Untrusted("untrusted-key", name)
+        for name, purpose in (("keys/vault.pem", "receipt"), ("keys/log.pem", "log")):
+            with within(name):
+                keys.followed += _lead(statements, trusted, report.fingerprints[name], purpose, keys.revoked)
         report.trusted = True
-    return {report.fingerprints["keys/vault.pem"]: loaded["keys/vault.pem"]}, vkey, terminals
+    return keys
+
+
+def _statements_of_keys(root: Path, files: list[str]) -> list[tuple[str, Json, int]]:
+    """Step 2: the statements on keys, with file and index, before anything is checked: step 6 checks them all."""
+    found = []
+    for name in files:
+        if name.startswith("proofs/"):
+            with within(name):
+                proof = parse_proof(_read_text(root, name))
+                if b'"key"' in proof.extra or b'"revocation"' in proof.extra:
+                    found.append((name, parse_json(proof.extra[SALT_SIZE:]), proof.index))
+    return found
+
+
+def _told_of_keys(statements: list[tuple[str, Json, int]], keys: _Keys) -> dict[tuple[str, str], Ed25519PublicKey]:
+    """Step 2: what the log tells of the vault's own keys, by purpose and id; and of those revoked, since when."""
+    told = {}
+    for name, said, index in statements:
+        with within(name):
+            if said.get("kind") == "key":
+                key = raw_public_key(take(said, "public_key", str))
+                if take(said, "key_id", str) != key_id(raw_key(key)):
+                    raise Altered("key-name")
+                told[take(said, "purpose", str), said["key_id"]] = key
+            elif said.get("kind") == "revocation":
+                identity = take(said, "key_id", str)
+                keys.revoked[identity] = min(index, keys.revoked.get(identity, index))
+    return told
+
+
+def _lead(
+    statements: list[tuple[str, Json, int]],
+    trusted: Mapping[str, Ed25519PublicKey],
+    signer: str,
+    purpose: str,
+    revoked: Mapping[str, int],
+) -> int:
+    """Step 2: how many successions lead from a trusted key to the one that signed; raises `Untrusted` where none do.
+    One that the log tells after the revocation of the key that hands over leads nowhere."""
+    if signer in trusted:
+        return 0
+    successions = {}
+    for _, said, index in statements:
+        if (said.get("kind"), said.get("purpose")) == ("key", purpose) and isinstance(said.get("succession"), dict):
+            old = take(said, "replaces", str)
+            if index < revoked.get(old, index + 1):
+                successions[old] = said["succession"]
+    for start in trusted.values():
+        ids = [key_id(raw_key(key)) for key in follow(start, successions, purpose)]
+        if signer in ids:
+            return ids.index(signer)
+    raise Untrusted("untrusted-key")
 
 
 def _check_checkpoint(root: Path, vkey: str) -> tuple[str, Checkpoint]:
@@ -963,15 +1108,21 @@ def _check_checkpoint(root: Path, vkey: str) -> tuple[str, Checkpoint]:
 
 
 def _check_witnesses(
-    note: str, vkey: str, witnesses: Sequence[VerifierKey], need: int
+    note: str, vkeys: Sequence[str], witnesses: Sequence[VerifierKey], need: int
 ) -> tuple[list[str], list[str]]:
-    """Step 3, the witnesses: names of those that cosigned, and of the lines nobody gave a key for."""
+    """Step 3, the witnesses: names of those that cosigned, and of the lines nobody gave a key for. The log's earlier
+    key may have signed beside the one that took over."""
     with within("checkpoint"):
+        logs, parsed = [parse_vkey(vkey) for vkey in vkeys], parse_note(note)
+        for log in logs:
+            for line in parsed.signatures:
+                if line.of(log):
+                    check_signature(log.key, line.signature, parsed.text.encode())
         cosigned = verify_cosignatures(note, witnesses)
         if len(cosigned) < need:
             raise Untrusted("too-few-witnesses", have=len(cosigned), need=need)
-        known = [parse_vkey(vkey), *witnesses]
-        others = [one.name for one in parse_note(note).signatures if not any(one.of(key) for key in known)]
+        known = [*logs, *witnesses]
+        others = [one.name for one in parsed.signatures if not any(one.of(key) for key in known)]
         return sorted(cosigned), others
 
 
@@ -1156,6 +1307,42 @@ def _check_statements(
         raise Incomplete("no-export-proof", "proofs")
 
 
+def _check_revoked(root: Path, proved: list[tuple[Json, int]], recordings: list[_Recording], keys: _Keys) -> None:
+    """Step 6, over all: what a revoked key signed stood in the log before the revocation did."""
+    if not keys.revoked:
+        return
+
+    def believed(signers: Iterable[str], index: int) -> bool:
+        return any(index < keys.revoked.get(signer, index + 1) for signer in signers)
+
+    manifests: dict[tuple[str, int], int] = {}
+    segments: dict[tuple[str, int, str], int] = {}
+    for said, index in proved:
+        if said["kind"] == "manifest":
+            place = (said["recording"], said["number"])
+            manifests[place] = min(index, manifests.get(place, index))
+        for one in said["segments"] if said["kind"] == "segments" else []:
+            name = (said["recording"], one["sequence"], one["sha256"])
+            segments[name] = min(index, segments.get(name, index))
+    for recording in recordings:
+        subject, index = f"recordings/{recording.name}/manifest.dsse.json", manifests[recording.id, recording.number]
+        if not believed(_signers(_read(root, subject), keys.vault), index):
+            raise Untrusted("signed-after-revocation", subject)
+        terminal = recording.manifest["source"].get("key_id")
+        if recording.manifest["closed_by"] != "server" and not believed([terminal], index):
+            raise Untrusted("closed-after-revocation", subject)
+        subject = f"recordings/{recording.name}/receipts.jsonl"
+        for segment, line in zip(recording.segments + recording.beside, _lines(root, subject)):  # noqa: B905
+            told = segments[recording.id, segment["sequence"], segment["sha256"]]
+            if not believed(_signers(line, keys.vault), told):
+                raise Untrusted("receipt-after-revocation", subject, sequence=segment["sequence"])
+
+
+def _signers(envelope: bytes | str, vault: Mapping[str, Ed25519PublicKey]) -> list[str]:
+    """Ids of the vault's keys among an envelope's signatures, which were verified before."""
+    return [one["keyid"] for one in parse_json(envelope)["signatures"] if one["keyid"] in vault]
+
+
 def _check_conflicts(parts: list[_Recording], told: list[Json]) -> None:
     """Step 6 for one recording and its supplements: that a sequence was sealed with different content is logged."""
     logged = {(take(said, "sequence", int), sha256) for said in told for sha256 in items(said, "sha256", str)}
@@ -1255,7 +1442,7 @@ def _check_beside(root: Path, name: str, segment: Json, listed: str) -> None:
 def _check_timestamps(
     root: Path,
     files: list[str],
-    vkey: str,
+    vkeys: Sequence[str],
     checkpoint: Checkpoint,
     trusted: Mapping[str, x509.Certificate] | None,
 ) -> list[tuple[int, datetime]]:
@@ -1274,7 +1461,7 @@ def _check_timestamps(
         # Read before anything is checked, so that a missing one is what is said.
         token, stamped, path = (_read(root, f"{stem}.{end}") for end in ("tsr", "checkpoint", "consistency"))
         with within(f"{stem}.checkpoint"):
-            earlier = verify_note(stamped.decode("utf-8", "replace"), vkey)
+            earlier = verify_note_by_any(stamped.decode("utf-8", "replace"), vkeys)
             if stem != f"timestamps/{earlier.size}":
                 raise Altered("stamp-name")
         with within(f"{stem}.consistency"):
@@ -1343,6 +1530,21 @@ SENTENCES = {
     "no-recording": ("没有任何记录", "there is no recording"),
     "key-name": ("文件名与密钥不符", "its name is not its key id"),
     "other-vkey": ("与 keys/log.pem 不是同一把密钥", "not the key in keys/log.pem"),
+    "other-succession": ("密钥接替声明不属于这两把密钥", "the succession is not of these two keys"),
+    "no-key-proof": ("缺少这把密钥的日志证明", "the log proof of this key is missing"),
+    "revoked-key": ("这把密钥已被吊销", "this key was revoked"),
+    "signed-after-revocation": (
+        "签名密钥已被吊销，且日志在吊销之前没有记载这份清单",
+        "the key that signed it was revoked, and the log does not tell of it before that",
+    ),
+    "closed-after-revocation": (
+        "终端的密钥在封存之前已被吊销",
+        "the terminal's key was revoked before this was closed",
+    ),
+    "receipt-after-revocation": (
+        "片段 {sequence} 的凭证由已吊销的密钥签名，且日志在吊销之前没有记载",
+        "the receipt of segment {sequence} is by a key that was revoked, and the log does not tell of it before that",
+    ),
     "untrusted-key": ("不在给定的可信密钥之中", "it is not among the trusted keys"),
     "no-terminal-key": ("缺少终端公钥 {name!r}", "the terminal's key {name!r} is missing"),
     "unused-key": ("不属于任何记录", "it belongs to no recording"),
@@ -1393,6 +1595,15 @@ SENTENCES = {
         "bag: {files} files, none unlisted; digests of all but the media agree",
     ),
     "keys": ("密钥是给定的可信密钥", "keys: those trusted"),
+    "keys-followed": (
+        "给定密钥经 {count} 次有双方签名的接替，交接到签署本材料的密钥",
+        "keys: {count} successions, each signed by both keys, lead from those trusted to those that signed",
+    ),
+    "keys-revoked": (
+        "日志载明有 {count} 把相关密钥已被吊销：其签名只在日志于吊销之前已有记载时采信",
+        "keys: the log tells that {count} of the keys concerned were revoked; what they signed is believed only "
+        "where the log told of it before that",
+    ),
     "keys-own": ("密钥取自材料本身，尚未与外部核对", "keys: taken from the export itself, not yet compared"),
     "checkpoint": (
         "日志检查点签名有效：{origin}，{size} 条",

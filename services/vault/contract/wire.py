@@ -30,6 +30,7 @@ MAX_SEQUENCE = 2**31 - 1
 MAX_DIGESTS_PER_SEQUENCE = 4
 MAX_SUPPLEMENTS = 9999
 MAX_HELD_AT_ONCE = 5000
+MAX_KEYS = 500
 MAX_MESSAGE_BYTES = 1024 * 1024
 MAX_CLOSING_BYTES = 4 * 1024 * 1024
 TICKET_SECONDS = 14 * 60
@@ -44,9 +45,11 @@ Media = Literal["init", "media", "file"]
 Lock = Literal["compliance", "none"]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 KeyId = Sha256
-ServerReason = Literal["idle", "endless", "lost"]
+ServerReason = Literal["idle", "endless", "lost", "revoked"]
 """Why a recording was closed without its source's signature: nothing came any more; the source never ends (a hall
-camera) and the recording was long enough; the source has gone."""
+camera) and the recording was long enough; the source has gone; its key was revoked."""
+RevocationCode = Literal["compromised", "lost", "withdrawn"]
+"""Why a key signs no more: somebody else has or may have it; nobody has it; it is out of use."""
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{1,63}$")]
 
 
@@ -248,6 +251,40 @@ class Enrol(Message):
 
     recorder: UUID
     public_key: Annotated[str, StringConstraints(min_length=44, max_length=44)]
+
+
+class RevokeEnrolment(Message):
+    """The recorder's key opens, asks and closes nothing from here on; what it sealed stays valid. The same again
+    answers the same index."""
+
+    recorder: UUID
+    code: RevocationCode
+    reason: Annotated[str, StringConstraints(min_length=2, max_length=500, pattern=r"^[^\x00-\x1f]*$")]
+
+
+class VaultKey(Message):
+    """A key of the vault itself. `succession` is signed by the key it `replaces` and by itself, and without one
+    nothing leads from the one to the other. `vkey` is a log key's, as note readers and witnesses take it."""
+
+    purpose: Literal["receipt", "log"]
+    key_id: KeyId
+    public_key: Annotated[str, StringConstraints(min_length=44, max_length=44)]
+    vkey: str | None
+    since: Moment
+    superseded_at: Moment | None
+    retired_at: Moment | None
+    revoked_at: Moment | None
+    replaces: KeyId | None
+    succession: Envelope | None
+    act: UUID
+    revoked_act: UUID | None
+
+
+class VaultKeys(Message):
+    """All of them, the newest first; of more than MAX_KEYS the newest."""
+
+    origin: str
+    keys: Annotated[list[VaultKey], Field(max_length=MAX_KEYS)]
 
 
 class VaultIdentity(Message):

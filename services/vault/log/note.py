@@ -32,11 +32,12 @@ def checkpoint_text(origin: str, size: int, root: bytes) -> str:
     return f"{origin}\n{size}\n{base64.b64encode(root).decode()}\n"
 
 
-def sign_checkpoint(origin: str, size: int, root: bytes, key: Signer) -> str:
-    """The checkpoint note, signed by the log's key under the name of its origin."""
+def sign_checkpoint(origin: str, size: int, root: bytes, *keys: Signer) -> str:
+    """The checkpoint note, signed by the log's key under the name of its origin; by several, a line each, while one
+    hands over to the next."""
     text = checkpoint_text(origin, size, root)
-    line = note_key_id(origin, raw_key(key.public_key())) + key.sign(text.encode())
-    return f"{text}\n— {origin} {base64.b64encode(line).decode()}\n"
+    lines = [note_key_id(origin, raw_key(key.public_key())) + key.sign(text.encode()) for key in keys]
+    return f"{text}\n" + "".join(f"— {origin} {base64.b64encode(line).decode()}\n" for line in lines)
 
 
 def _check_name(name: str) -> None:

@@ -19,13 +19,14 @@ from sqlalchemy import select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlmodel import col
 
-from services.vault.contract.verify import VerificationError, verify_note
+from services.vault.contract.verify import VerificationError, verify_note_by_any
 from services.vault.errors import HistoryLost
-from services.vault.keys import Keys
+from services.vault.keyring import Keyring
 from services.vault.log import statements, tiles, tree
 from services.vault.log.checkpoints import Checkpoints
+from services.vault.log.note import vkey
 from services.vault.log.sequencer import tiles_for
-from services.vault.models import LogEntry, LogHead
+from services.vault.models import KeyRecord, LogEntry, LogHead
 from services.vault.stores.port import Store
 
 CHECKPOINT = "checkpoint"
@@ -33,13 +34,14 @@ CHECKPOINT = "checkpoint"
 
 class Publisher:
     def __init__(
-        self, engine: AsyncEngine, store: Store, keys: Keys, checkpoints: Checkpoints, *, retention: timedelta
+        self, engine: AsyncEngine, store: Store, keys: Keyring, checkpoints: Checkpoints, *, retention: timedelta
     ):
         self._engine, self._store, self._keys, self._retention = engine, store, keys, retention
         self._checkpoints = checkpoints
 
     async def check_history(self) -> None:
-        """Refuse to run on a database older than, or forked from, what has been published."""
+        """Refuse to run on a database older than, or forked from, what has been published, by whichever key of the
+        log that was."""
         note = await self._store.published(CHECKPOINT)
         if note is None:
             async with self._engine.connect() as db:
@@ -48,7 +50,10 @@ class Publisher:
                 raise HistoryLost("日志曾经公布，而存储中没有检查点：日志存储桶被清空或配置有误，拒绝启动。")
             return
         try:
-            published = verify_note(note.decode(), self._keys.log_vkey)
+            query = select(col(KeyRecord.public_key)).where(col(KeyRecord.purpose) == "log")
+            async with self._engine.connect() as db:
+                vkeys = [vkey(self._keys.origin, public) for public in await db.scalars(query)]
+            published = verify_note_by_any(note.decode(), vkeys)
         except (VerificationError, UnicodeDecodeError) as error:
             raise HistoryLost(f"存储中的日志检查点不是本证据库签署的：{error}") from error
         async with self._engine.connect() as db:

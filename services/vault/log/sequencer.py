@@ -40,7 +40,7 @@ from sqlmodel import col
 from services.vault import errors
 from services.vault.contract import wire
 from services.vault.contract.verify import leaf_hash
-from services.vault.keys import Keys
+from services.vault.keyring import Keyring
 from services.vault.log import statement, tree
 from services.vault.models import LogEntry, LogHead, LogPending, LogTile
 
@@ -71,7 +71,7 @@ async def enter(db: AsyncConnection, act: UUID, said: bytes) -> None:
 class Sequencer:
     """Any number may run; the lock on the head's row lets one at a time give indexes."""
 
-    def __init__(self, engine: AsyncEngine, keys: Keys):
+    def __init__(self, engine: AsyncEngine, keys: Keyring):
         self._engine, self._keys = engine, keys
         self._poked = asyncio.Event()
         self._moved = asyncio.Condition()
@@ -135,7 +135,10 @@ class Sequencer:
 
     async def sequence(self) -> int:
         """One batch in one short transaction: lock the head, give indexes, sign, move the head.
-        Returns how many statements were sequenced."""
+        Returns how many statements were sequenced. Raises SigningStopped where the log's key is not to be had."""
+        return await self._keys.signed(self._sequence)
+
+    async def _sequence(self) -> int:
         async with self._engine.begin() as db:
             head = (await db.execute(select(LogHead).with_for_update())).one()
             batch = await _take(db)
@@ -169,7 +172,9 @@ class Sequencer:
         tiles |= changed
         new_size = size + len(batch)
         root = tree.root(new_size, tiles.__getitem__)
-        checkpoint = self._keys.checkpoint(new_size, root)
+        own = self._keys.keys
+        checkpoint = own.checkpoint(new_size, root)
+        await self._keys.hold(db, "log", own.log_key_ids)
         await db.execute(update(LogHead).values(size=new_size, root=root, checkpoint=checkpoint))
 
     async def position(self, act: UUID) -> int:

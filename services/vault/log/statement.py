@@ -7,7 +7,6 @@ SHA-256(32 random bytes || statement), so the public log shows that something ha
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -25,6 +24,8 @@ FIELDS: dict[str, frozenset[str]] = {
     "export": frozenset({"recordings", "person", "purpose"}),
     "enrolment": frozenset({"recorder", "key_id", "public_key"}),
     "key": frozenset({"purpose", "key_id", "public_key"}),
+    "retirement": frozenset({"purpose", "key_id"}),
+    "revocation": frozenset({"purpose", "key_id", "code", "reason"}),
     "custodian": frozenset({"key_id", "public_key", "enrolled", "order"}),
     "term": frozenset({"recording", "keep_until", "basis", "schedule"}),
     "hold": frozenset({"hold", "case", "recordings"}),
@@ -48,11 +49,6 @@ def build(kind: str, act: UUID, at: datetime, fields: Mapping[str, Any]) -> byte
     if reserved := fields.keys() & {"kind", "act", "at"}:
         raise StatementUnfit(f"{kind} may not set {', '.join(sorted(reserved))}")
     return canonical({**fields, "kind": kind, "act": str(act), "at": rfc3339(at)})
-
-
-def said_at(statement: bytes) -> datetime:
-    """When the act was, as its statement says."""
-    return datetime.fromisoformat(json.loads(statement)["at"])
 
 
 def leaf_data(salt: bytes, statement: bytes) -> bytes:

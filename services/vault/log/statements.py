@@ -26,7 +26,7 @@ from sqlmodel import col
 from services.vault.contract.verify import VerificationError, check_signature, pae
 from services.vault.contract.wire import canonical, rfc3339
 from services.vault.errors import HistoryLost
-from services.vault.keys import Keys
+from services.vault.keyring import Keyring
 from services.vault.models import Custodian, Hold, LogEntry, Order, Recording
 from services.vault.retention import keep
 from services.vault.stores.port import Store, StoredName
@@ -53,7 +53,7 @@ async def seal(
     engine: AsyncEngine,
     db: AsyncConnection,
     store: Store,
-    keys: Keys,
+    keys: Keyring,
     done: int,
     upto: int,
     *,
@@ -75,11 +75,10 @@ async def seal(
         for row, carries in zip(rows, await _carried(db, told), strict=True)
     )
     end = done + len(rows)
-    signature = base64.b64encode(keys.sign_encoded(_message(lines))).decode()
-    data = lines + canonical({"by": keys.receipt_key_id, "signature": signature}) + b"\n"
-    key = f"{PREFIX}{done:012d}-{end:012d}-{keys.receipt_key_id[:8]}.jsonl"
+    last, signer = await keys.signed(lambda: _signed(engine, keys, lines))
+    key = f"{PREFIX}{done:012d}-{end:012d}-{signer[:8]}.jsonl"
     retain_until = (datetime.now(UTC) + retention).replace(microsecond=0)
-    stored = await store.put(key, data, retain_until)
+    stored = await store.put(key, lines + last, retain_until)
     await keep(engine, stored, retain_until)
     return end
 
@@ -114,6 +113,15 @@ async def read(store: Store, name: StoredName, trusted: dict[str, Ed25519PublicK
         return [dict(json.loads(line)) for line in lines.splitlines()]
     except (ValueError, KeyError, TypeError, VerificationError) as error:
         raise HistoryLost(f"{name.key} 的签名不成立，或文件已损坏：{error!r}") from error
+
+
+async def _signed(engine: AsyncEngine, keys: Keyring, lines: bytes) -> tuple[bytes, str]:
+    """The last line, and the id of the key that signed: current after all that the file tells of was signed."""
+    own = keys.keys
+    signature = base64.b64encode(own.sign_encoded(_message(lines))).decode()
+    async with engine.begin() as db:
+        await keys.hold(db, "receipt", [own.receipt_key_id])
+    return canonical({"by": own.receipt_key_id, "signature": signature}) + b"\n", own.receipt_key_id
 
 
 def _message(lines: bytes) -> bytes:

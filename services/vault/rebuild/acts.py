@@ -26,13 +26,13 @@ from services.vault.models import (
     Enrolment,
     HeldRecording,
     Hold,
-    KeyRecord,
     Order,
     Recording,
     Segment,
     Term,
     Tombstone,
 )
+from services.vault.rebuild import key_history
 from services.vault.rebuild.ledger import Trusted
 
 _CONFLICT = text("""
@@ -77,9 +77,11 @@ class Acts:
                         "digests": said["new"],
                     }
                 )
-            case "key":
-                key = {"public_key": base64.b64decode(said["public_key"]), "act": act, "since": at}
-                await _if_new(db, KeyRecord, {"purpose": said["purpose"]} | key)
+            case "key" | "retirement":
+                await key_history.retell(db, said, act, at)
+            case "revocation":
+                await key_history.retell(db, said, act, at)
+                self._trusted.pop(said["key_id"], None)
             case "enrolment":
                 key = {"public_key": base64.b64decode(said["public_key"]), "act": act, "enrolled_at": at}
                 await _if_new(db, Enrolment, {"key_id": said["key_id"], "recorder": UUID(said["recorder"])} | key)

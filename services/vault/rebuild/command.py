@@ -17,6 +17,7 @@ from uuid_utils.compat import uuid7
 
 from services.vault import errors, keys
 from services.vault.alarms import Alarms
+from services.vault.keyring import Keyring, on_record
 from services.vault.log import statement
 from services.vault.log.sequencer import enter
 from services.vault.models import LogEntry, LogHead, LogPending, Rebuild
@@ -47,8 +48,11 @@ async def run(settings: Settings, arguments: list[str]) -> int:
         print("用法：python -m services.vault rebuild [--anyway]", file=sys.stderr)
         return 64
     passphrase = await asyncio.to_thread(keys.read_passphrase, settings.keys_passphrase_file)
-    own = await asyncio.to_thread(keys.load, settings.keys, settings.origin, {}, passphrase, make=False)
-    store = open_store(settings, own.local_secret)
+    lying = {
+        purpose: await asyncio.to_thread(keys.lying, settings.keys, purpose, passphrase) for purpose in keys.PURPOSES
+    }
+    # No tickets are given here, so what would authenticate them is not needed.
+    store = open_store(settings, b"")
     engine = create_async_engine(
         settings.dsn.get_secret_value(), connect_args={"server_settings": {"timezone": "UTC"}}
     )
@@ -56,7 +60,7 @@ async def run(settings: Settings, arguments: list[str]) -> int:
         async with _alone(engine):
             await store.start()
             await conformance.require(store)
-            return await _Rebuilder(settings, engine, store, own).run(anyway=bool(arguments))
+            return await _Rebuilder(settings, engine, store, passphrase, lying).run(anyway=bool(arguments))
     finally:
         await store.stop()
         await engine.dispose()
@@ -81,11 +85,12 @@ class _Rebuilder:
     settings: Settings
     engine: AsyncEngine
     store: Store
-    own: keys.Keys
+    passphrase: bytes
+    lying: dict[str, list[bytes]]
 
     async def run(self, *, anyway: bool) -> int:
         # 1. and 2. The log, and the published tree.
-        ledger = Ledger(self.engine, self.store, self.own)
+        ledger = Ledger(self.engine, self.store, self.settings.origin, self.lying)
         if not anyway and await self._in_step(ledger):
             print("数据库不落后于存储中已公布的日志，无需重建（仍要重建：--anyway）。")
             return 0
@@ -96,13 +101,14 @@ class _Rebuilder:
         async for lines in ledger.lines():
             await acts.retell(lines)
         await acts.end()
+        keyring = await self._keyring()
         # 4. The bucket.
-        found = await self._walk(ledger)
+        found = await self._walk(ledger, keyring)
         # 5. Stamps and files.
-        files = Files(self.engine, self.store, self.own.origin)
+        files = Files(self.engine, self.store, self.settings.origin)
         await files.restore()
         # 6. The head, last.
-        await self._move_head(ledger, found)
+        await self._move_head(ledger, found, keyring.keys)
         return _report(ledger, found, files)
 
     async def _in_step(self, ledger: Ledger) -> bool:
@@ -111,14 +117,20 @@ class _Rebuilder:
             head = (await db.execute(select(LogHead))).one_or_none()
         return head is not None and await ledger.is_prefix_of(int(head.size))
 
-    async def _walk(self, ledger: Ledger) -> Found:
+    async def _keyring(self) -> Keyring:
+        """The keys that sign now, as the log tells. Raises KeyFault where their files are not there."""
+        known = await on_record(self.engine)
+        own = await asyncio.to_thread(keys.read, self.settings.keys, self.settings.origin, known, self.passphrase)
+        return Keyring(self.engine, self.settings, self.passphrase, own)
+
+    async def _walk(self, ledger: Ledger, keyring: Keyring) -> Found:
         alarms = Alarms(self.engine)
         retention = timedelta(days=self.settings.retention_days)
         watch, soon = Watch(self.store, alarms), timedelta(seconds=self.settings.sweep_after_seconds)
-        sealing = Sealing(self.engine, self.store, self.own, watch, retention=retention, sweep_after=soon)
+        sealing = Sealing(self.engine, self.store, keyring, watch, retention=retention, sweep_after=soon)
         whole = timedelta(seconds=self.settings.sweep_for_seconds)
         sweeper = Sweeper(self.engine, self.store, sealing, alarms, whole=whole)
-        objects = Objects(self.engine, self.store, self.own, alarms, sweeper, ledger.trusted)
+        objects = Objects(self.engine, self.store, keyring.keys, alarms, sweeper, ledger)
 
         def told(found: Found) -> None:
             if found.recordings % _PROGRESS_EVERY == 0:
@@ -127,10 +139,10 @@ class _Rebuilder:
         await objects.walk(told)
         return objects.found
 
-    async def _move_head(self, ledger: Ledger, found: Found) -> None:
+    async def _move_head(self, ledger: Ledger, found: Found, own: keys.Keys) -> None:
         now, act = datetime.now(UTC), uuid7()
         head = {"size": ledger.size, "root": ledger.root, "published_size": ledger.published.size}
-        head["checkpoint"] = self.own.checkpoint(ledger.size, ledger.root)
+        head["checkpoint"] = own.checkpoint(ledger.size, ledger.root)
         row = {"at": now, "size": ledger.size, "published_size": ledger.published.size}
         counted = {"recordings": found.recordings, "objects": found.objects, "faults": found.faults}
         async with self.engine.begin() as db:

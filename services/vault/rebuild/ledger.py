@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -13,10 +13,10 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlmodel import col
 
-from services.vault.contract.verify import Checkpoint, VerificationError, leaf_hash, verify_note
+from services.vault.contract.verify import Checkpoint, VerificationError, key_id, leaf_hash, verify_note_by_any
 from services.vault.errors import HistoryLost
-from services.vault.keys import Keys
 from services.vault.log import statement, statements, tree
+from services.vault.log.note import vkey
 from services.vault.log.publish import CHECKPOINT
 from services.vault.log.sequencer import tiles_for
 from services.vault.models import LogEntry, LogTile
@@ -35,11 +35,15 @@ _FORKED = text("""
 class Ledger:
     """`size` statements stand without a gap; the first `published` of them are proven by the public checkpoint."""
 
-    def __init__(self, engine: AsyncEngine, store: Store, keys: Keys):
-        self._engine, self._store, self._keys = engine, store, keys
-        own = Ed25519PublicKey.from_public_bytes(keys.receipt_public)
-        self.trusted: Trusted = {keys.receipt_key_id: own}
-        """The receipt keys that the log tells of, and the one that is in use."""
+    def __init__(self, engine: AsyncEngine, store: Store, origin: str, lying: Mapping[str, Sequence[bytes]]):
+        """`lying`: by purpose, the public keys of the files that lie in the vault's folder."""
+        self._engine, self._store = engine, store
+        self._vkeys = [vkey(origin, public) for public in lying["log"]]
+        self.trusted: Trusted = {key_id(public): _key(public) for public in lying["receipt"]}
+        """The receipt keys that the log tells of, and those that lie there. What is told after a key's revocation
+        is not believed of it (`acts.py` takes it out)."""
+        self.ever: Trusted = dict(self.trusted)
+        """Those that were revoked too: what the log told of before stays good."""
         self.size = self.forked = 0
         self.published: Checkpoint
         self.root = b""
@@ -77,7 +81,7 @@ class Ledger:
         if note is None:
             raise HistoryLost("存储中没有已公布的日志检查点：没有可据以重建的内容，或存储桶配置有误。")
         try:
-            self.published = verify_note(note.decode(), self._keys.log_vkey)
+            self.published = verify_note_by_any(note.decode(), self._vkeys)
         except (VerificationError, UnicodeDecodeError) as error:
             raise HistoryLost(f"存储中的日志检查点不是本证据库签署的：{error}") from error
 
@@ -120,8 +124,8 @@ class Ledger:
         if row["position"] < self.published.size and b'"kind":"key"' in row["statement"]:
             said = json.loads(row["statement"])
             if said["kind"] == "key" and said["purpose"] == "receipt":
-                key = Ed25519PublicKey.from_public_bytes(base64.b64decode(said["public_key"]))
-                self.trusted[said["key_id"]] = key
+                key = _key(base64.b64decode(said["public_key"]))
+                self.trusted[said["key_id"]] = self.ever[said["key_id"]] = key
 
     async def _grow(self) -> None:
         """The tiles, all anew; at the published size the root must be the published one."""
@@ -153,6 +157,10 @@ async def _append(db: AsyncConnection, done: int, upto: int) -> int:
     names = ["level", "number"]
     await db.execute(fresh.on_conflict_do_update(index_elements=names, set_={"hashes": fresh.excluded.hashes}), rows)
     return upto
+
+
+def _key(public: bytes) -> Ed25519PublicKey:
+    return Ed25519PublicKey.from_public_bytes(public)
 
 
 def _entry(line: dict[str, Any]) -> dict[str, Any]:

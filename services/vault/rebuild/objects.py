@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -37,7 +38,7 @@ from services.vault.log.sequencer import enter
 from services.vault.models import Enrolment, LogEntry, LogPending, Manifest, Recording, Segment, Tombstone
 from services.vault.rebuild.acts import put_segments, segment_row
 from services.vault.rebuild.files import kept
-from services.vault.rebuild.ledger import Trusted
+from services.vault.rebuild.ledger import Ledger
 from services.vault.retention import COVERED, RENEW_BEFORE, keep_manifests
 from services.vault.sampling import DIFFERS
 from services.vault.sealing import prefix_of, receipt_payload
@@ -94,10 +95,10 @@ class Found:
 
 class Objects:
     def __init__(
-        self, engine: AsyncEngine, store: Store, keys: Keys, alarms: Alarms, sweeper: Sweeper, trusted: Trusted
+        self, engine: AsyncEngine, store: Store, keys: Keys, alarms: Alarms, sweeper: Sweeper, ledger: Ledger
     ):
         self._engine, self._store, self._keys, self._alarms = engine, store, keys, alarms
-        self._sweeper, self._trusted = sweeper, trusted
+        self._sweeper, self._trusted, self._ever = sweeper, ledger.trusted, ledger.ever
         self.found = Found()
 
     async def walk(self, told: Callable[[Found], None]) -> None:
@@ -226,10 +227,15 @@ class Objects:
             return
         listed = told["segments"] + [each | {"sequence": each["of_sequence"]} for each in told["beside"]]
         act, sha256 = wire.manifest_act(recording, number), hashlib.sha256(envelope).hexdigest()
+        signer = wire.Envelope.model_validate_json(envelope).signatures[0].keyid
+        async with self._engine.connect() as db:
+            said = await _said(db, act)
+        if (said["sha256"] != sha256) if said else (signer not in self._trusted):
+            await self._fault(key, "与日志记载的清单不符" if said else "由已吊销的密钥签署，而日志没有记载")
+            return
+        at = datetime.fromisoformat(said["at"]) if said else datetime.now(UTC)
         async with self._engine.begin() as db:
-            at = await _told_at(db, act)
-            if at is None:
-                at = datetime.now(UTC)
+            if not said:
                 fields = {"recording": str(recording), "number": number, "sha256": sha256}
                 await enter(db, act, statement.build("manifest", act, at, fields))
             row = {
@@ -379,7 +385,7 @@ class Objects:
         envelope = b"".join([chunk async for chunk in self._store.read(head.key, head.version)])
         try:
             whole = wire.Envelope.model_validate_json(envelope).model_dump()
-            told = verify_envelope(whole, self._trusted, kind)
+            told = verify_envelope(whole, self._ever, kind)
         except (VerificationError, ValueError):
             return envelope, {}
         return envelope, told if told.get("recording") == str(recording) else {}
@@ -400,10 +406,10 @@ def _opened(recording: UUID, told: dict[str, Any]) -> dict[str, Any]:
     return row | {"kind": "recording", "started_at": began, "opened_at": began, "active_at": began}
 
 
-async def _told_at(db: AsyncConnection, act: UUID) -> datetime | None:
-    """When the log tells, or is about to tell, that this happened."""
+async def _said(db: AsyncConnection, act: UUID) -> dict[str, Any]:
+    """What the log tells, or is about to tell, of an act; nothing where it does not."""
     for table in (LogEntry, LogPending):
         said = await db.scalar(select(col(table.statement)).where(col(table.act) == act))
         if said is not None:
-            return statement.said_at(said)
-    return None
+            return dict(json.loads(said))
+    return {}

@@ -61,6 +61,7 @@ class LocalStore:
         self._public = public_url.rstrip("/")
         self._host = urlsplit(self._public).netloc
         self._secret = secret
+        self._earlier: tuple[bytes, datetime] | None = None
         self._immutable = immutable
 
     async def start(self) -> None:
@@ -93,6 +94,18 @@ class LocalStore:
 
     async def stop(self) -> None:
         return
+
+    def turn(self, secret: bytes, *, honour: bool) -> None:
+        """Sign tickets with another secret from here on. `honour`: those out already live on to their end."""
+        if secret == self._secret:
+            return
+        lives = datetime.now(UTC) + timedelta(seconds=TICKET_SECONDS)
+        self._earlier = (self._secret, lives) if honour else None
+        self._secret = secret
+
+    def _secrets(self) -> list[bytes]:
+        earlier = self._earlier if self._earlier and self._earlier[1] > datetime.now(UTC) else None
+        return [self._secret, *([earlier[0]] if earlier else [])]
 
     def put_ticket(
         self, key: str, sha256: str, size: int, retain_until: datetime, now: datetime, intent: str = ""
@@ -196,7 +209,8 @@ class LocalStore:
         if any(name not in names for name in headers if name.startswith(("x-amz-", "x-quancheng-"))):
             raise _Refused(403, "header-not-signed", "请求带有凭单未签名的标头。")
         covered = {name: headers.get(name, "") for name in names}
-        if not hmac.compare_digest(signature, self._signature(method, path, covered, expires)):
+        good = (self._signature(method, path, covered, expires, secret) for secret in self._secrets())
+        if not any(hmac.compare_digest(signature, one) for one in good):
             raise _Refused(403, "ticket-invalid", "上传凭单无效，或与请求的标头不符。")
         if expires < datetime.now(UTC).timestamp():
             raise _Refused(403, "ticket-expired", "上传凭单已过期，请重新申请。")
@@ -363,9 +377,11 @@ class LocalStore:
         authorization = f"{_SCHEME} Expires={until},SignedHeaders={';'.join(sorted(covered))},Signature={signature}"
         return self._public + path, {**headers, "authorization": authorization}
 
-    def _signature(self, method: str, path: str, headers: dict[str, str], expires: int) -> str:
+    def _signature(
+        self, method: str, path: str, headers: dict[str, str], expires: int, secret: bytes | None = None
+    ) -> str:
         lines = [method, path, str(expires), *(f"{name}:{headers[name]}" for name in sorted(headers))]
-        return hmac.new(self._secret, "\n".join(lines).encode(), hashlib.sha256).hexdigest()
+        return hmac.new(secret or self._secret, "\n".join(lines).encode(), hashlib.sha256).hexdigest()
 
 
 @contextmanager
