@@ -40,6 +40,7 @@ from services.vault.keys import Keys
 from services.vault.log import statement
 from services.vault.log.appending import Appender
 from services.vault.log.checkpoints import Checkpoints
+from services.vault.log.pruning import Pruner
 from services.vault.log.publish import Publisher
 from services.vault.log.sequencer import Sequencer, enter
 from services.vault.log.witnesses import Policy
@@ -57,7 +58,7 @@ from services.vault.writes import OwnWrites
 
 _log = logging.getLogger("quancheng.vault")
 _ENROLMENTS = UUID("8f9d2b1c-5a3e-5c1f-9a70-5d6a3c0b7e11")
-_SEQUENCE_SECONDS, _TIDY_SECONDS, _STAMP_SECONDS = 1.0, 5.0, 2.0
+_SEQUENCE_SECONDS, _TIDY_SECONDS, _STAMP_SECONDS, _PRUNE_SECONDS = 1.0, 5.0, 2.0, 10.0
 _LONGEST_WAIT = 8.0
 _EMPTY_ROOT = bytes.fromhex("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
 
@@ -73,6 +74,7 @@ class Vault:
         policy = Policy(settings.witnesses, settings.witnesses_needed)
         self.checkpoints = Checkpoints(engine, policy, seconds=settings.witness_seconds)
         self.publisher = Publisher(engine, store, own, self.checkpoints, retention=retention)
+        self.pruner = Pruner(engine, store, after=timedelta(seconds=settings.partial_tile_seconds))
         self.alarms = Alarms(engine)
         self.watch = Watch(store, self.alarms)
         self.writes = OwnWrites(self.alarms)
@@ -98,6 +100,7 @@ class Vault:
         self.jobs.every("stamp", _STAMP_SECONDS, self._stamp)
         self.jobs.every("sample", 60 / settings.sample_per_minute, self.sampler.look)
         self.jobs.every("renew", settings.renew_every_seconds, self._renew)
+        self.jobs.every("prune", _PRUNE_SECONDS, self.pruner.prune)
         self.jobs.handle(retention_.SETTLE, self.retention.settle)
         self.jobs.handle(retention_.RECONCILE, self.retention.reconcile)
         self._watch_seconds = settings.watch_seconds
