@@ -19,6 +19,7 @@ import httpx
 from services.vault.errors import ClockDrift, StoreFull, StoreUnavailable
 from services.vault.stores.port import StoredName, StoredObject
 
+FULL = 507
 ANSWER_SECONDS = 12.0
 """How long an answer may take as a whole, beside the time its bytes need: less than the api waits for ours."""
 SLOWEST_BYTES_PER_SECOND = 64 * 1024
@@ -42,7 +43,7 @@ def seconds_for(size: int) -> float:
 
 def refusal(status: int, code: str, what: str) -> StoreUnavailable:
     """The error for an answer that is none of those expected. MinIO answers 507 where its disk is full."""
-    kind = StoreFull if status == 507 or code == "XMinioStorageFull" else StoreUnavailable
+    kind = StoreFull if status == FULL or code == "XMinioStorageFull" else StoreUnavailable
     return kind(f"{what} answered {status}" + (f": {code}" if code else ""))
 
 

@@ -33,6 +33,7 @@ from services.vault.errors import NotInStore, StillLocked, StoredDiffers, StoreU
 from services.vault.settings import Settings
 from services.vault.stores.hearing import (
     ANSWER_SECONDS,
+    FULL,
     Hearing,
     clock_of,
     code_of,
@@ -280,7 +281,8 @@ class S3Store:
         """One request as `who` (None: unsigned), whatever the answer: for attacks on the store.
 
         As a `ticket` the payload is not signed, only its length and checksum header; `change` is done to the
-        headers after they were signed. Raises StoreUnavailable where no answer comes.
+        headers after they were signed. Raises StoreUnavailable where no answer comes, and StoreFull: what a full
+        store refuses shows nothing.
         """
         url = self._url(self._buckets[bucket], key, query)
         sent = headers or {}
@@ -289,9 +291,13 @@ class S3Store:
             payload = _UNSIGNED if ticket else hashlib.sha256(content).hexdigest()
             sent = self._signed(method, url, sent, identity, payload, self._heard.now())
         try:
-            return await self._http.request(method, url, headers=change(sent) if change else sent, content=content)
+            sent = change(sent) if change else sent
+            response = await self._http.request(method, url, headers=sent, content=content)
         except httpx.HTTPError as error:
             raise StoreUnavailable(f"{method}: {error!r}") from error
+        if response.status_code == FULL:
+            raise refusal(response.status_code, code_of(response.text), method)
+        return response
 
     def bucket(self, bucket: Bucket) -> str:
         return self._buckets[bucket]
