@@ -334,3 +334,5 @@ class LogHead(Table, table=True):
     root: bytes = Field(sa_type=LargeBinary)
     checkpoint: str
     published_size: int = Field(sa_type=BigInteger)
+    pruned_size: int = Field(default=0, sa_type=BigInteger)
+    """Of the tree below which no partial tiles are left."""

@@ -39,6 +39,7 @@ from services.vault.keyring import Keyring, files_alone, on_record_in
 from services.vault.keys import Keys
 from services.vault.log.appending import Appender
 from services.vault.log.checkpoints import Checkpoints
+from services.vault.log.pruning import Pruner
 from services.vault.log.publish import CHECKPOINT, Publisher
 from services.vault.log.sequencer import Sequencer
 from services.vault.log.witnesses import Policy
@@ -56,7 +57,7 @@ from services.vault.watch import Watch
 from services.vault.writes import OwnWrites
 
 _log = logging.getLogger("quancheng.vault")
-_SEQUENCE_SECONDS, _TIDY_SECONDS, _STAMP_SECONDS, _KEYS_SECONDS = 1.0, 5.0, 2.0, 1.0
+_SEQUENCE_SECONDS, _TIDY_SECONDS, _STAMP_SECONDS, _KEYS_SECONDS, _PRUNE_SECONDS = 1.0, 5.0, 2.0, 1.0, 10.0
 _LONGEST_WAIT = 8.0
 _EMPTY_ROOT = bytes.fromhex("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
 
@@ -75,6 +76,7 @@ class Vault:
         policy = Policy(settings.witnesses, settings.witnesses_needed)
         self.checkpoints = Checkpoints(engine, policy, seconds=settings.witness_seconds)
         self.publisher = Publisher(engine, store, own, self.checkpoints, retention=retention)
+        self.pruner = Pruner(engine, store, after=timedelta(seconds=settings.partial_tile_seconds))
         self.alarms = Alarms(engine)
         self.watch = Watch(store, self.alarms)
         self.writes = OwnWrites(self.alarms)
@@ -100,6 +102,7 @@ class Vault:
         self.jobs.every("stamp", _STAMP_SECONDS, self._stamp)
         self.jobs.every("sample", 60 / settings.sample_per_minute, self.sampler.look)
         self.jobs.every("renew", settings.renew_every_seconds, self._renew)
+        self.jobs.every("prune", _PRUNE_SECONDS, self.pruner.prune)
         self.jobs.handle(retention_.SETTLE, self.retention.settle)
         self.jobs.handle(retention_.RECONCILE, self.retention.reconcile)
         self._watch_seconds = settings.watch_seconds

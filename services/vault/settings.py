@@ -105,6 +105,8 @@ class Settings(BaseSettings):
     s3_probe_access_key: str | None = None
     s3_probe_secret_key: SecretStr | None = None
 
+    partial_tile_seconds: Annotated[float, Field(gt=0)] = 15 * 60
+    """How long the log's partial tiles stay public after a full tile has superseded them."""
     watch_seconds: Annotated[float, Field(gt=0, le=600)] = 60
     """How often the store's clock and the evidence bucket's configuration are looked at."""
     sample_per_minute: Annotated[int, Field(ge=1, le=600)] = 6

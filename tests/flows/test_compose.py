@@ -129,8 +129,12 @@ class Hand:
         self.minio, self.vault, self.api = (free_ports(1) for _ in range(3))
         self._kept = {name: os.environ[name] for name in ("HOME", "LANG", "TMPDIR") if name in os.environ}
 
+    def composed(self, name: str) -> dict[str, str]:
+        """As the file has it."""
+        return environment(self._services[name])
+
     def environment(self, name: str) -> dict[str, str]:
-        told = environment(self._services[name])
+        told = self.composed(name)
         here = {
             "QUANCHENG_OWNER_DSN": self._postgres.dsn("quancheng_owner"),
             "QUANCHENG_VAULT_DSN": self._postgres.dsn("quancheng_vault"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +100,23 @@ def test_a_full_store_refuses_plainly_and_everything_is_finished_once_there_is_r
         assert put(other.ask(asked).tickets[0], big).status_code == 200
         other.receipt(other.commit(asked), asked)
         assert recording.close(closing).status_code == 200
+
+
+def test_a_vault_that_is_started_on_a_full_store_says_so_and_serves_once_there_is_room(rig: Rig) -> None:
+    vault = rig.system.stack.vault
+    assert vault
+    rig.disk.fill()
+    try:
+        if rig.system.stack.minio:
+            time.sleep(2)  # a store knows its disk to the second
+        since = len(vault.log_path.read_text())
+        vault.kill()
+        eventually(lambda: "证据存储空间不足" in vault.log_path.read_text()[since:], "it says why", SOON)
+        assert "没有守住承诺" not in vault.log_path.read_text()[since:]
+    finally:
+        rig.disk.make_room()
+    vault.wait_ready(SOON)
+    assert_log_is_whole(rig.system)
 
 
 def test_a_terminal_keeps_what_a_full_store_refuses_and_brings_it_once_there_is_room(rig: Rig) -> None:

@@ -149,6 +149,7 @@ TOO_MUCH = [
     ("keep", "evidence", (*KEEP, "DeleteObject"), {"keep-delete", "keep-bypass", "keep-delete-many"}),
     ("keep", "evidence", (*KEEP, "PutBucketVersioning"), {"keep-versioning"}),
     ("keep", "evidence", (*KEEP, "PutBucketObjectLockConfiguration"), {"keep-object-lock"}),
+    ("keep", "log", ("DeleteObject",), {"keep-log-remove"}),
     ("keep", "probe", ("PutObject", "PutObjectRetention"), {"keep-probe"}),
     ("probe", "evidence", ("GetObject",), {"probe-get"}),
     ("probe", "evidence", ("*",), {"probe-get", "probe-put", "probe-delete", "probe-bypass", "probe-versioning"}),

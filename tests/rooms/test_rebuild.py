@@ -23,7 +23,7 @@ from services.vault.contract.client import VaultRefused
 from services.vault.keyring import Keyring, on_record
 from services.vault.log import statement
 from services.vault.log.sequencer import Sequencer, enter
-from services.vault.stores import local, open_store
+from services.vault.stores import disk, open_store
 from tests.rooms.losses import (
     Rows,
     Source,
@@ -364,7 +364,7 @@ async def test_a_statement_file_that_is_not_as_it_was_sealed_is_named_and_nothin
     path = next(file for file in sorted(folder.iterdir())[1:] if b'"receipts"' in file.read_bytes())
     was = path.read_bytes()
     with path.open("rb") as file:
-        local._set_immutable(file.fileno(), False)
+        disk.set_immutable(file.fileno(), False)
     path.unlink()
     if damage is not None:
         assert damage(was) != was

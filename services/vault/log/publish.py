@@ -2,7 +2,7 @@
 
 1. The statements with their salts and what they carry, sealed among the evidence (`statements.py`; they are
    private): a file at a time, so that memory stays flat however far publishing has fallen behind.
-2. Tiles and entry bundles that changed since the last published size.
+2. Tiles and entry bundles that changed since the last published size; full ones are sealed among the evidence too.
 3. Witnesses' cosignatures on the checkpoint, as many as come within a bounded time (`checkpoints.py`).
 4. Last, the checkpoint: whoever sees it finds everything it stands for. Cosignatures that come later are added.
 5. The published size moves.
@@ -13,7 +13,7 @@ overwrites a newer one.
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -27,6 +27,7 @@ from services.vault.log.checkpoints import Checkpoints
 from services.vault.log.note import vkey
 from services.vault.log.sequencer import tiles_for
 from services.vault.models import KeyRecord, LogEntry, LogHead
+from services.vault.retention import keep
 from services.vault.stores.port import Store
 
 CHECKPOINT = "checkpoint"
@@ -108,9 +109,19 @@ class Publisher:
             hashes = (await tiles_for(db, {(level, number)}))[level, number][: width * 32]
             path = tiles.tile_path(level, number, width)
             await self._store.publish(path, hashes, immutable=True)
+            files = {path: hashes}
             if level == 0:
                 bundle = await self._bundle(db, number, width)
                 await self._store.publish(tiles.entries_path(number, width), bundle, immutable=True)
+                files[tiles.entries_path(number, width)] = bundle
+            if width == tiles.WIDTH:
+                await self._seal_full(files)
+
+    async def _seal_full(self, files: dict[str, bytes]) -> None:
+        """What is full never changes again: it is locked among the evidence too, under `log/`."""
+        retain_until = (datetime.now(UTC) + self._retention).replace(microsecond=0)
+        for path, data in files.items():
+            await keep(self._engine, await self._store.put(f"log/{path}", data, retain_until), retain_until)
 
     async def _bundle(self, db: AsyncConnection, number: int, width: int) -> bytes:
         first = number * tiles.WIDTH

@@ -15,7 +15,7 @@ from services.vault.contract import verify
 from services.vault.models import AuthorityRecord, KeptFile, LogCheckpoint, Timestamp
 from services.vault.stores.port import Store, StoredName, StoredObject
 
-PREFIXES = ("statements/", "timestamps/")
+PREFIXES = ("statements/", "timestamps/", "log/")
 _TOKEN = re.compile(r"timestamps/(\d{12})\.tsr", re.ASCII)
 _AUTHORITY = re.compile(r"timestamps/authorities/([0-9a-f]{64})\.pem", re.ASCII)
 _AT_ONCE = 16

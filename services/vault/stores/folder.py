@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 import httpx
 
 from services.vault.contract.wire import TICKET_SECONDS
+from services.vault.errors import StoreFull
 from services.vault.stores.attacks import answered
 from services.vault.stores.findings import Finding, Findings
 from services.vault.stores.local import LocalStore
@@ -31,7 +32,7 @@ Headers = dict[str, str]
 
 
 async def examine_folder(store: LocalStore) -> list[Finding]:
-    """Raises StoreUnfit where the folder cannot be used at all."""
+    """Raises StoreUnfit where the folder cannot be used at all, and StoreFull."""
     probe = store.beside("probe")
     await asyncio.to_thread(probe.prepare)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(probe)) as door:
@@ -50,7 +51,10 @@ async def _examine(probe: LocalStore, door: httpx.AsyncClient) -> list[Finding]:
         at: datetime = now,
     ) -> httpx.Response:
         ticket = probe.put_ticket(key, hashlib.sha256(data).hexdigest(), len(data), now, at)
-        return await door.put(ticket.url, content=data if body is None else body, headers=change(ticket.headers))
+        answer = await door.put(ticket.url, content=data if body is None else body, headers=change(ticket.headers))
+        if answer.status_code == 507:
+            raise StoreFull(key)
+        return answer
 
     # What is promised is kept.
     first = await put(_KEY, _DATA)

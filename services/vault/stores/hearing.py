@@ -11,17 +11,21 @@ import asyncio
 import base64
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from urllib.parse import unquote_plus
+from xml.etree import ElementTree
 
 import httpx
 
 from services.vault.errors import ClockDrift, StoreFull, StoreUnavailable
-from services.vault.stores.port import StoredObject
+from services.vault.stores.port import StoredName, StoredObject
 
+FULL = 507
 ANSWER_SECONDS = 12.0
 """How long an answer may take as a whole, beside the time its bytes need: less than the api waits for ours."""
 SLOWEST_BYTES_PER_SECOND = 64 * 1024
 INTENT = "x-amz-meta-quancheng-intent"
 """The header by which a ticket signs its intent into an object."""
+_XML = "{http://s3.amazonaws.com/doc/2006-03-01/}"
 _TOLERANCE = timedelta(seconds=60)
 _FARTHEST = timedelta(days=367)
 
@@ -41,7 +45,7 @@ def seconds_for(size: int) -> float:
 
 def refusal(status: int, code: str, what: str) -> StoreUnavailable:
     """The error for an answer that is none of those expected. MinIO answers 507 where its disk is full."""
-    kind = StoreFull if status == 507 or code == "XMinioStorageFull" else StoreUnavailable
+    kind = StoreFull if status == FULL or code == "XMinioStorageFull" else StoreUnavailable
     return kind(f"{what} answered {status}" + (f": {code}" if code else ""))
 
 
@@ -109,3 +113,25 @@ def stored_object(key: str, found: httpx.Headers) -> StoredObject:
 def code_of(answer: str) -> str:
     """The store's own word for its refusal, such as `InvalidRequest`."""
     return answer.partition("<Code>")[2].partition("</Code>")[0]
+
+
+def names_of(page: bytes) -> tuple[list[StoredName], dict[str, str]]:
+    """The versions that a page of a listing tells, and after which to ask for the next; nothing at the last."""
+    # The store's own answer, at most a thousand names long.
+    root = ElementTree.fromstring(page)  # noqa: S314
+    names = []
+    for each in root:
+        if each.tag in (f"{_XML}Version", f"{_XML}DeleteMarker"):
+            key, version = (each.findtext(f"{_XML}{name}", "") for name in ("Key", "VersionId"))
+            size = int(each.findtext(f"{_XML}Size", "0"))
+            names.append(StoredName(unquote_plus(key), version, size, each.tag == f"{_XML}DeleteMarker"))
+    if root.findtext(f"{_XML}IsTruncated") != "true":
+        return names, {}
+    key, version = (root.findtext(f"{_XML}Next{name}Marker", "") for name in ("Key", "VersionId"))
+    return names, {"key-marker": unquote_plus(key), "version-id-marker": version}
+
+
+def keys_of(page: bytes) -> list[str]:
+    """The keys of a listing without versions."""
+    root = ElementTree.fromstring(page)  # noqa: S314
+    return [each.text or "" for each in root.iter(f"{_XML}Key")]

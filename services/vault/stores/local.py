@@ -8,12 +8,8 @@ the next start removes.
 
 from __future__ import annotations
 
-import array
 import asyncio
 import base64
-import contextlib
-import errno
-import fcntl
 import hashlib
 import hmac
 import itertools
@@ -21,8 +17,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO
@@ -30,7 +25,18 @@ from urllib.parse import urlsplit
 
 from services.vault.contract.http import Receive, Scope, Send, problem
 from services.vault.contract.wire import MAX_SEGMENT_BYTES, TICKET_SECONDS, Lock
-from services.vault.errors import NotInStore, StillLocked, StoredDiffers, StoreFull, StoreUnfit
+from services.vault.errors import NotInStore, StillLocked, StoredDiffers, StoreUnfit
+from services.vault.stores.disk import (
+    FULL,
+    being_written,
+    create,
+    plainly,
+    remember,
+    remembered,
+    set_immutable,
+    sync_folder,
+    write,
+)
 from services.vault.stores.port import GetTicket, PutTicket, StoredName, StoredObject
 
 MOUNT = "/store"
@@ -39,10 +45,8 @@ _KEY = re.compile(r"^(?:[a-z0-9][a-z0-9._-]*/)*[a-z0-9][a-z0-9._-]*$")
 _BATCH = 1024 * 1024
 _IDLE_SECONDS = 30
 _PAGE = 1000
-_FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS, _FS_IMMUTABLE_FL = 0x80086601, 0x40086602, 0x10
 _VERSION = "1"
-_INTENT, _ATTRIBUTE = "x-quancheng-intent", "user.quancheng.intent"
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_INTENT = "x-quancheng-intent"
 
 
 class _Refused(Exception):
@@ -68,7 +72,7 @@ class LocalStore:
         try:
             self.prepare()
             for leftover in self._incoming.iterdir():
-                if not _being_written(leftover):
+                if not being_written(leftover):
                     leftover.unlink(missing_ok=True)
         except OSError as error:
             raise StoreUnfit(f"本地证据文件夹 {self._root} 不可用：{error.strerror}。") from error
@@ -132,7 +136,7 @@ class LocalStore:
 
     async def put(self, key: str, data: bytes, retain_until: datetime) -> StoredObject:
         sha256 = hashlib.sha256(data).hexdigest()
-        with _plainly():
+        with plainly():
             await asyncio.to_thread(self._write_whole, self._evidence / key, data)
         found = await self.head(key)
         if found is None or found.sha256 != sha256:
@@ -145,7 +149,7 @@ class LocalStore:
             raise NotInStore(key)
 
     async def hold(self, key: str, version: str, on: bool) -> None:
-        with _plainly():
+        with plainly():
             await asyncio.to_thread(self._set_held, key, on)
 
     async def delete(self, key: str, version: str) -> None:
@@ -164,11 +168,14 @@ class LocalStore:
 
     async def publish(self, path: str, data: bytes, *, immutable: bool) -> None:
         target = self._log / path
-        with _plainly():
+        with plainly():
             if not immutable:
                 await asyncio.to_thread(self._replace, target, data)
             elif not await asyncio.to_thread(self._write_whole, target, data) and await self.published(path) != data:
                 raise StoredDiffers(f"{path} was published with other bytes")
+
+    async def unpublish(self, folder: str) -> int:
+        return await asyncio.to_thread(self._unpublish, self._log / folder)
 
     async def published(self, path: str) -> bytes | None:
         try:
@@ -232,7 +239,7 @@ class LocalStore:
             raise _Refused(413, "too-large", "提交的内容超过允许的大小。")
         temporary = self._incoming / secrets.token_hex(16)
         try:
-            with await asyncio.to_thread(_create, temporary) as file:
+            with await asyncio.to_thread(create, temporary) as file:
                 digest, got, batch, more = hashlib.sha256(), 0, [], True
                 while more:
                     try:
@@ -247,15 +254,15 @@ class LocalStore:
                         raise _Refused(400, "checksum-mismatch", "内容比凭单登记的长，未予保存。")
                     batch.append(body)
                     if sum(map(len, batch)) >= _BATCH or not more:
-                        await asyncio.to_thread(_write, file, batch, digest)
+                        await asyncio.to_thread(write, file, batch, digest)
                         batch = []
                 if got != size or digest.hexdigest() != wanted:
                     raise _Refused(400, "checksum-mismatch", "内容与凭单登记的摘要或长度不符，未予保存。")
-                _remember(file.fileno(), headers.get(_INTENT, ""))
+                remember(file.fileno(), headers.get(_INTENT, ""))
                 if not await asyncio.to_thread(self._settle, file, temporary, target):
                     raise _Refused(412, "already-there", "该对象已存在，不可覆盖。")
         except OSError as error:
-            if error.errno in _FULL:
+            if error.errno in FULL:
                 raise _Refused(507, "disk-full", "证据存储空间不足。") from error
             raise
         finally:
@@ -292,7 +299,7 @@ class LocalStore:
             with self._path(key).open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
                 size = os.fstat(file.fileno()).st_size
-                intent = _remembered(file.fileno())
+                intent = remembered(file.fileno())
                 self._sync_name(self._path(key), file.fileno())
         except FileNotFoundError:
             return None
@@ -309,7 +316,7 @@ class LocalStore:
             flag.touch(mode=0o444)
         else:
             flag.unlink(missing_ok=True)
-        _sync_folder(flag.parent)
+        sync_folder(flag.parent)
 
     def _delete(self, key: str) -> None:
         path = self._path(key)
@@ -317,15 +324,26 @@ class LocalStore:
             raise StillLocked(key)
         if path.exists():
             with path.open("rb") as file:
-                _set_immutable(file.fileno(), False)
+                set_immutable(file.fileno(), False)
             path.unlink()
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
+
+    def _unpublish(self, folder: Path) -> int:
+        assert folder.suffix == ".p"  # nothing but partial tiles is ever removed
+        names = [*folder.iterdir()] if folder.exists() else []
+        for path in names:
+            with path.open("rb") as file:
+                set_immutable(file.fileno(), False)
+            path.unlink()
+        if folder.exists():
+            folder.rmdir()
+        return len(names)
 
     def _write_whole(self, target: Path, data: bytes) -> bool:
         temporary = self._incoming / secrets.token_hex(16)
         try:
-            with _create(temporary) as file:
-                _write(file, [data], None)
+            with create(temporary) as file:
+                write(file, [data], None)
                 return self._settle(file, temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
@@ -347,24 +365,24 @@ class LocalStore:
     def _sync_name(self, target: Path, descriptor: int) -> None:
         """Make the name itself survive a power cut, however the process that gave it ended."""
         for folder in target.parents:
-            _sync_folder(folder)
+            sync_folder(folder)
             if folder == self._root:
                 break
         if self._immutable:
-            _set_immutable(descriptor, True)
+            set_immutable(descriptor, True)
 
     def _replace(self, target: Path, data: bytes) -> None:
         temporary = self._incoming / secrets.token_hex(16)
         try:
-            with _create(temporary) as file:
-                _write(file, [data], None)
+            with create(temporary) as file:
+                write(file, [data], None)
                 file.flush()
                 os.fsync(file.fileno())
             target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
 
     # Tickets.
 
@@ -382,71 +400,3 @@ class LocalStore:
     ) -> str:
         lines = [method, path, str(expires), *(f"{name}:{headers[name]}" for name in sorted(headers))]
         return hmac.new(secret or self._secret, "\n".join(lines).encode(), hashlib.sha256).hexdigest()
-
-
-@contextmanager
-def _plainly() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise StoreFull(str(error.strerror)) from error
-        raise
-
-
-def _create(path: Path) -> IO[bytes]:
-    file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
-    fcntl.flock(file, fcntl.LOCK_EX)
-    return file
-
-
-def _being_written(path: Path) -> bool:
-    """Whether a process that is alive still writes it: the lock goes with who holds it."""
-    try:
-        with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
-
-
-def _write(file: IO[bytes], chunks: Iterable[bytes], digest: hashlib._Hash | None) -> None:
-    for chunk in chunks:
-        file.write(chunk)
-        if digest is not None:
-            digest.update(chunk)
-
-
-def _remember(descriptor: int, intent: str) -> None:
-    """Beside the bytes, where the file system knows extended attributes; elsewhere a rebuild does without."""
-    if intent:
-        with contextlib.suppress(OSError):
-            os.setxattr(descriptor, _ATTRIBUTE, intent.encode("latin-1"))
-
-
-def _remembered(descriptor: int) -> str:
-    try:
-        return os.getxattr(descriptor, _ATTRIBUTE).decode("latin-1")
-    except OSError:
-        return ""
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _set_immutable(descriptor: int, on: bool) -> None:
-    """Best effort: needs CAP_LINUX_IMMUTABLE and a file system that knows the flag."""
-    flags = array.array("l", [0])
-    try:
-        fcntl.ioctl(descriptor, _FS_IOC_GETFLAGS, flags, True)
-        flags[0] = flags[0] | _FS_IMMUTABLE_FL if on else flags[0] & ~_FS_IMMUTABLE_FL
-        fcntl.ioctl(descriptor, _FS_IOC_SETFLAGS, flags, True)
-    except OSError:
-        return

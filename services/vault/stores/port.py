@@ -103,6 +103,9 @@ class Store(Protocol):
     async def publish(self, path: str, data: bytes, *, immutable: bool) -> None:
         """Write a public file of the log: durable when this returns; overwritten unless `immutable`."""
 
+    async def unpublish(self, folder: str) -> int:
+        """Remove the partial tiles (`….p/`) in a folder of the log; how many there were."""
+
     async def published(self, path: str) -> bytes | None: ...
 
 

@@ -192,6 +192,7 @@ def _of_keep() -> list[_Try]:
         *_deletes("keep"),
         *_configures("keep"),
         _Try("keep", "keep-log-delete", "keep 应无权删除日志桶中的版本", "DELETE", "log", query=_NO_VERSION),
+        _Try("keep", "keep-log-remove", "keep 应无权删除日志桶中除部分瓦片以外的文件", "DELETE", "log"),
         _put_as("keep", "keep-log", "keep 应能写入日志桶（此处内容不符，被拒绝）", "log", 400),
         _put_as("keep", "keep-probe", "keep 应无权写入探针桶", "probe"),
     ]

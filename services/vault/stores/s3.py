@@ -17,8 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
-from urllib.parse import quote, unquote_plus, urlencode, urlsplit
-from xml.etree import ElementTree
+from urllib.parse import quote, urlencode, urlsplit
 
 import httpx
 import urllib3
@@ -32,7 +31,18 @@ from pydantic import SecretStr
 from services.vault.contract.wire import TICKET_SECONDS, Lock
 from services.vault.errors import NotInStore, StillLocked, StoredDiffers, StoreUnavailable
 from services.vault.settings import Settings
-from services.vault.stores.hearing import ANSWER_SECONDS, INTENT, Hearing, clock_of, code_of, refusal, stored_object
+from services.vault.stores.hearing import (
+    ANSWER_SECONDS,
+    FULL,
+    INTENT,
+    Hearing,
+    clock_of,
+    code_of,
+    keys_of,
+    names_of,
+    refusal,
+    stored_object,
+)
 from services.vault.stores.port import GetTicket, PutTicket, StoredName, StoredObject
 
 _UNSIGNED = "UNSIGNED-PAYLOAD"
@@ -48,7 +58,6 @@ Who = Literal["put", "keep", "probe"]
 Bucket = Literal["evidence", "log", "probe"]
 _PAGE = 1000
 CHANGES_AT_ONCE = 16
-_XML = "{http://s3.amazonaws.com/doc/2006-03-01/}"
 
 
 def _store_time(moment: datetime) -> str:
@@ -198,23 +207,36 @@ class S3Store:
         if response.status_code not in (200, 204, 404):
             raise StoreUnavailable(f"DELETE {key} answered {response.status_code}: {code_of(response.text)}")
 
+    async def unpublish(self, folder: str) -> int:
+        assert folder.endswith(".p/")  # and the policy of *keep* allows nothing else to be deleted
+        query = urlencode({"list-type": "2", "prefix": folder}, quote_via=quote, safe="-_.~")
+        page = await self._keep_call("GET", self._log, "", query)
+        keys = keys_of(page.content)  # fewer than 256
+        for key in keys:
+            await self._remove(key)
+        return len(keys)
+
+    async def _remove(self, path: str) -> None:
+        url = self._url(self._log, path)
+
+        def send(now: datetime) -> Awaitable[httpx.Response]:
+            return self._http.delete(url, headers=self._signed("DELETE", url, {}, self._keep, _EMPTY, now))
+
+        response = await self._heard.asked(send)
+        if response.status_code not in (200, 204, 404):
+            raise refusal(response.status_code, code_of(response.text), f"DELETE {path}")
+
     async def list(self, prefix: str) -> AsyncIterator[StoredName]:
         asked = {"encoding-type": "url", "max-keys": str(_PAGE), "prefix": prefix, "versions": ""}
         after: dict[str, str] = {}
         while True:
             query = urlencode(sorted({**asked, **after}.items()), quote_via=quote, safe="-_.~")
             page = await self._keep_call("GET", self._evidence, "", query)
-            # The store's own answer, at most a thousand names long.
-            root = ElementTree.fromstring(page.content)  # noqa: S314
-            for each in root:
-                if each.tag in (f"{_XML}Version", f"{_XML}DeleteMarker"):
-                    key, version = (each.findtext(f"{_XML}{name}", "") for name in ("Key", "VersionId"))
-                    size = int(each.findtext(f"{_XML}Size", "0"))
-                    yield StoredName(unquote_plus(key), version, size, each.tag == f"{_XML}DeleteMarker")
-            if root.findtext(f"{_XML}IsTruncated") != "true":
+            names, after = names_of(page.content)
+            for name in names:
+                yield name
+            if not after:
                 return
-            key, version = (root.findtext(f"{_XML}Next{name}Marker", "") for name in ("Key", "VersionId"))
-            after = {"key-marker": unquote_plus(key), "version-id-marker": version}
 
     async def read(self, key: str, version: str) -> AsyncIterator[bytes]:
         ticket = self.get_ticket(key, version, datetime.now(UTC))
@@ -273,7 +295,8 @@ class S3Store:
         """One request as `who` (None: unsigned), whatever the answer: for attacks on the store.
 
         As a `ticket` the payload is not signed, only its length and checksum header; `change` is done to the
-        headers after they were signed. Raises StoreUnavailable where no answer comes.
+        headers after they were signed. Raises StoreUnavailable where no answer comes, and StoreFull: what a full
+        store refuses shows nothing.
         """
         url = self._url(self._buckets[bucket], key, query)
         sent = headers or {}
@@ -282,9 +305,13 @@ class S3Store:
             payload = _UNSIGNED if ticket else hashlib.sha256(content).hexdigest()
             sent = self._signed(method, url, sent, identity, payload, self._heard.now())
         try:
-            return await self._http.request(method, url, headers=change(sent) if change else sent, content=content)
+            sent = change(sent) if change else sent
+            response = await self._http.request(method, url, headers=sent, content=content)
         except httpx.HTTPError as error:
             raise StoreUnavailable(f"{method}: {error!r}") from error
+        if response.status_code == FULL:
+            raise refusal(response.status_code, code_of(response.text), method)
+        return response
 
     def bucket(self, bucket: Bucket) -> str:
         return self._buckets[bucket]
