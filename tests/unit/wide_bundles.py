@@ -115,7 +115,7 @@ class Wide(Maker):
         digests = [hashlib.sha256(one).hexdigest() for one in manifests]
         fields = {"recording": id_, "order": ORDER, "custodians": ["1" * 64, "2" * 64], "manifests": digests}
         self._state("disposal", fields, act)
-        told = {"recording": id_, "order": ORDER, "act": str(act), "began_at": TIME, "disposed_at": TIME}
+        told: Json = {"recording": id_, "order": ORDER, "act": str(act), "began_at": TIME, "disposed_at": TIME}
         told |= {"segments": segments, "media_bytes": size}
         envelope = self.envelope("tombstone", told, self.vault)
         stem = f"{top}/{id_}/tombstone"

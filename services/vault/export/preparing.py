@@ -250,9 +250,8 @@ class Preparer:
         if state in ("disposing", "disposed"):
             await self._fail(act, errors.RecordingDisposed.slug, f"准备期间记录 {recording} 已被销毁，请重新导出。")
             return
-        what = "存储中已没有这一版本" if error.missing else "存储中的内容与封存时不符"
-        await self._alarms.sound(DIFFERS, error.key, f"{what}；导出 {act} 因此停止。")
-        await self._fail(act, errors.StoredDiffers.slug, f"片段 {error.key}：{what}。")
+        await self._alarms.sound(DIFFERS, error.key, f"{error.what}；导出 {act} 因此停止。")
+        await self._fail(act, errors.StoredDiffers.slug, f"片段 {error.key}：{error.what}。")
 
     async def _fail(self, act: UUID, reason: str, detail: str) -> None:
         this = (col(Export.act) == act) & col(Export.state).in_(("waiting", "preparing"))

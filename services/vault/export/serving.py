@@ -198,11 +198,14 @@ class Server:
                 yield chunk
             return
         try:
-            async for chunk in reading.whole(self._store, piece):
-                yield chunk
+            try:
+                async for chunk in reading.whole(self._store, piece):
+                    yield chunk
+            except errors.StoreUnavailable:
+                await reading.look(self._store, piece)
+                raise
         except reading.SegmentDiffers as error:
-            what = "存储中已没有这一版本" if error.missing else "存储中的内容与封存时不符"
-            await self._alarms.sound(DIFFERS, error.key, f"{what}；一次下载因此中断。")
+            await self._alarms.sound(DIFFERS, error.key, f"{error.what}；一次下载因此中断。")
             raise errors.StoredDiffers(f"{error.key} is not what was sealed") from error
 
 
