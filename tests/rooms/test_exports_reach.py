@@ -148,7 +148,8 @@ async def test_too_many_at_once_are_refused_with_the_time_to_come_again(houses: 
     for act in acts_:
         sql(
             "INSERT INTO vault.exports (act, person, recordings, series, copies, moment, state, requested_at,"
-            f" expires_at) VALUES ('{act}', '{person}', '{{}}', '{{}}', false, now(), 'waiting', now(), now() + interval '1 day')"
+            f" expires_at) VALUES ('{act}', '{person}', '{{}}', '{{}}', false, now(), 'waiting', now(),"
+            " now() + interval '1 day')"
         )
     try:
         refused = await ask(client, [houses.here.closed["first"]])
