@@ -38,6 +38,7 @@ API_VERBS = frozenset(
         "export",
         "exports",
         "export-state",
+        "export-states",
         "bag",
         "alarms",
         "dead-jobs",
@@ -277,7 +278,7 @@ async def exports(
 
 @private.post("/exports/states")
 async def export_states(
-    message: wire.ExportStatesRequest, vault: Annotated[Vault, Depends(allowed("export-state"))]
+    message: wire.ExportStatesRequest, vault: Annotated[Vault, Depends(allowed("export-states"))]
 ) -> wire.ExportStates:
     return await vault.exports.states(message.acts)
 
