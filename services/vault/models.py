@@ -219,6 +219,8 @@ class Export(Table, table=True):
     checkpoint: str | None = None
     bytes_total: int = Field(default=0, sa_type=BigInteger)
     bytes_done: int = Field(default=0, sa_type=BigInteger)
+    """Of media, read; `bytes_laid` of them are in files that are laid out."""
+    bytes_laid: int = Field(default=0, sa_type=BigInteger)
     files: int = 0
     size: int = Field(default=0, sa_type=BigInteger)
     etag: str | None = None

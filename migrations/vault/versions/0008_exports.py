@@ -26,6 +26,7 @@ CREATE TABLE vault.exports (
     checkpoint text,
     bytes_total bigint NOT NULL DEFAULT 0,
     bytes_done bigint NOT NULL DEFAULT 0,
+    bytes_laid bigint NOT NULL DEFAULT 0,
     files integer NOT NULL DEFAULT 0,
     size bigint NOT NULL DEFAULT 0,
     etag char(64),
@@ -40,8 +41,8 @@ CREATE TABLE vault.exports (
     "CREATE INDEX exports_unready ON vault.exports (person) WHERE state IN ('waiting', 'preparing')",
     "CREATE INDEX exports_to_lapse ON vault.exports (expires_at) WHERE state <> 'lapsed'",
     "CREATE INDEX exports_to_clear ON vault.exports (act) WHERE state = 'lapsed' AND NOT cleared",
-    "GRANT SELECT, INSERT, UPDATE (state, ready_at, tree_size, checkpoint, bytes_total, bytes_done, files, size,"
-    " etag, reason, detail, cleared) ON vault.exports TO quancheng_vault",
+    "GRANT SELECT, INSERT, UPDATE (state, ready_at, tree_size, checkpoint, bytes_total, bytes_done, bytes_laid,"
+    " files, size, etag, reason, detail, cleared) ON vault.exports TO quancheng_vault",
     # What an export consists of, decided once. `number` is a manifest's; `gone`: disposed, so without its media.
     """
 CREATE TABLE vault.export_items (

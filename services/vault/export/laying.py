@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import func, select, update
+from sqlalchemy import select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlmodel import col
@@ -83,19 +83,14 @@ async def lay(engine: AsyncEngine, export: Any, files: Sequence[File], done: Don
             await db.execute(insert(ExportFile).values(part))
         for part in _parts(kept):
             await db.execute(insert(ExportPiece).values(part))
-        values: dict[str, Any] = {"size": at, "files": count, "bytes_done": await media_laid(db, export.act)}
+        media = row.bytes_laid + sum(one["size"] for one in rows if one["source"] in MEDIA)
+        values: dict[str, Any] = {"size": at, "files": count, "bytes_laid": media, "bytes_done": media}
         if done.place is not None:
             item = (col(ExportItem.act) == export.act) & (col(ExportItem.place) == done.place)
             await db.execute(update(ExportItem).where(item).values(done=True))
         if done.etag is not None:
             values |= {"state": "ready", "etag": done.etag, "ready_at": done.ready_at, "size": at + len(tar.END)}
         await db.execute(update(Export).where(this).values(values))
-
-
-async def media_laid(db: AsyncConnection, act: UUID) -> int:
-    """Bytes of media in the files that are laid out."""
-    query = select(func.coalesce(func.sum(col(ExportFile.size)), 0))
-    return int(await db.scalar(query.where(col(ExportFile.act) == act, col(ExportFile.source).in_(MEDIA))) or 0)
 
 
 async def _there(db: AsyncConnection, act: UUID, paths: list[str]) -> set[str]:

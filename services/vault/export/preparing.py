@@ -26,7 +26,7 @@ from services.vault import errors
 from services.vault.alarms import Alarms
 from services.vault.contract import verify, wire
 from services.vault.export import contents, copies, reading, readme
-from services.vault.export.laying import Done, File, Source, Stopped, lay, media_laid, of_bytes
+from services.vault.export.laying import Done, File, Source, Stopped, lay, of_bytes
 from services.vault.keys import Keys, pem
 from services.vault.log import statement, tree
 from services.vault.log.checkpoints import Checkpoints
@@ -106,7 +106,7 @@ class Preparer:
                     raise errors.ExportTooLarge
                 for first in range(0, len(items), 1000):
                     await db.execute(insert(ExportItem).values(items[first : first + 1000]))
-            values["bytes_done"] = await media_laid(db, act)
+            values["bytes_done"] = row.bytes_laid
             await db.execute(update(Export).where(col(Export.act) == act).values(values))
         self._sequencer.poke()
         return await self._export(act)
