@@ -18,7 +18,9 @@ import pytest
 
 from deploy.local.demo import prepared
 from deploy.local.processes import ROOT, Supervised
-from services.vault.contract.client import VaultClient
+from services.vault.contract.client import VaultClient, VaultRefused
+from services.vault.export.desk import PREPARE
+from services.vault.service import Vault
 from services.vault.stores import open_store
 from tests.flows.hand_terminal import HandTerminal, put, some_bytes
 from tests.flows.test_streaming import rss_of
@@ -83,6 +85,31 @@ async def test_a_worker_killed_in_the_midst_of_preparing_is_followed_by_one_that
     assert state.bytes_done == state.bytes_total == ITEMS * 200_300
     bag = unpacked((await fetched(room.client, act)).content, tmp_path, act)
     assert len((await verified(room.client, bag)).recordings) == ITEMS
+
+
+async def test_an_export_whose_job_gave_up_says_so_and_goes_on_once_the_job_is_retried(room: Room) -> None:
+    """What the queue does with a job that failed eight times is its own; here it is told so at once."""
+    made = await recorded(room.client, [b"init", b"media"])
+    act = await begun(room.client, made.id)
+    vault = await Vault.start(settings_of(room.system))
+    try:
+        await vault.jobs._told.died(PREPARE, str(act), "StoreUnavailable")
+    finally:
+        await vault.stop()
+    state = await room.client.export_state(act)
+    assert (state.state, state.reason) == ("failed", "gave-up")
+    assert await room.told("job-dead", f"{PREPARE}/{act}")
+    with pytest.raises(VaultRefused, match="export-failed"):
+        await fetched(room.client, act)
+    with worker(room.system):
+        async with asyncio.timeout(60):
+            while (await room.client.export_state(act)).state == "failed":
+                await asyncio.sleep(0.05)
+        await ready(room.client, act)
+        async with asyncio.timeout(20):
+            while await room.told("job-dead", f"{PREPARE}/{act}"):
+                await asyncio.sleep(0.05)
+    assert (await fetched(room.client, act)).status_code == 200
 
 
 @pytest.mark.parametrize("who", ["vault", "api"])
