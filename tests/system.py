@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from deploy.local import bureau
 from deploy.local.bureau import Bureau
-from deploy.local.demo import unpack
+from deploy.local.demo import fetch, prepared, unpack
 from deploy.local.folders import discard
 from deploy.local.processes import ROOT
 from deploy.local.stack import Stack
@@ -85,18 +85,16 @@ class System:
         assert isinstance(key, Ed25519PrivateKey)
         return VaultClient(self.stack.vault_url, key)
 
-    def export(self, recording: str) -> Path:
-        """Fetch a recording's evidence bundle as the supervisor; the unpacked folder."""
+    def export(self, *recordings: str, **more: Any) -> Path:
+        """Fetch the evidence bundle of these recordings as the supervisor; the unpacked folder."""
         with contextlib.closing(self.sign_in("li")) as client:
-            asked = client.post(f"/v1/recordings/{recording}/exports", json={"purpose": "spot-check"})
+            asked = client.post("/v1/exports", json={"recordings": recordings, "purpose": "spot-check", **more})
             asked.raise_for_status()
-            tar = self.folder / f"{asked.json()['id']}.tar"
-            with client.stream("GET", asked.json()["download"]) as answer, tar.open("wb") as file:
-                answer.raise_for_status()
-                for chunk in answer.iter_raw():
-                    file.write(chunk)
+            export = prepared(client, asked.json())
+            tar = self.folder / f"{export['id']}.tar"
+            fetch(client, export["download"], tar)
         unpack(tar, self.folder)
-        return self.folder / f"quancheng-{asked.json()['id']}"
+        return self.folder / f"quancheng-{export['id']}"
 
 
 def terminal_argv(command: str, home: Path, *arguments: str) -> list[str]:

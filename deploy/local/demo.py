@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -147,23 +148,38 @@ def _export(stack: Stack, bureau: Bureau, recording: str) -> Path:
     with plainly(folder), httpx.Client(base_url=stack.api_url, timeout=60, trust_env=False) as http:
         signed = http.post("/v1/sessions", json={"login": "li", "password": bureau.passwords["li"]})
         headers = {"x-csrf-token": _checked(signed)["csrf"]}
-        asked = http.post(
-            f"/v1/recordings/{recording}/exports",
-            json={"purpose": "other", "note": "演示：核验导出"},
-            headers=headers,
-        )
-        export = _checked(asked)
+        asked = {"recordings": [recording], "purpose": "other", "note": "演示：核验导出"}
+        export = prepared(http, _checked(http.post("/v1/exports", json=asked, headers=headers)))
         folder.mkdir(parents=True, exist_ok=True)
         archive = folder / f"{export['id']}.tar"
-        with http.stream("GET", export["download"]) as response, archive.open("wb") as file:
-            if response.status_code != 200:
-                response.read()
-                raise LocalError(f"导出失败：{response.text}")
-            for chunk in response.iter_raw():
-                file.write(chunk)
+        fetch(http, export["download"], archive)
         unpack(archive, folder)
         archive.unlink()
     return folder / f"quancheng-{export['id']}"
+
+
+def prepared(http: httpx.Client, export: dict[str, Any], seconds: float = 120) -> dict[str, Any]:
+    """The export once it is ready to be fetched. Raises LocalError where it does not become so."""
+    until, pause = time.monotonic() + seconds, 0.1
+    while export["state"] in ("waiting", "preparing"):
+        if time.monotonic() > until:
+            raise LocalError("证据包迟迟没有备好。")
+        time.sleep(pause)
+        pause = min(2.0, pause * 1.5)
+        export = _checked(http.get(f"/v1/exports/{export['id']}"))
+    if export["state"] != "ready":
+        raise LocalError(export["detail"] or "证据包没有备好。")
+    return export
+
+
+def fetch(http: httpx.Client, address: str, archive: Path) -> None:
+    """Fetch an export into a file. Raises LocalError."""
+    with http.stream("GET", address) as response, archive.open("wb") as file:
+        if response.status_code != 200:
+            response.read()
+            raise LocalError(f"导出失败：{response.text}")
+        for chunk in response.iter_raw():
+            file.write(chunk)
 
 
 def _checked(response: httpx.Response) -> dict[str, Any]:

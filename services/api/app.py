@@ -154,7 +154,7 @@ def _refuse(scope: http.Scope, status: int) -> Response:
 def _limit_of(_method: str, path: str) -> int:
     if path.endswith("/close"):
         return wire.MAX_CLOSING_BYTES * 2
-    return wire.MAX_MESSAGE_BYTES if path.endswith("/exchange") else _SMALL_BODY
+    return wire.MAX_MESSAGE_BYTES if path.endswith(("/exchange", "/v1/exports")) else _SMALL_BODY
 
 
 async def _healthy() -> dict[str, str]:

@@ -65,8 +65,8 @@ class RecordingDiffers(ApiError):
     """The recording's id is already used by another recorder."""
 
 
-class RecordingOpen(ApiError):
-    """Only a closed recording can be exported."""
+class RecordingEmpty(ApiError):
+    """Nothing of the recording is sealed yet."""
 
 
 class NoSuchSegment(ApiError):
@@ -83,10 +83,6 @@ class ViewingLapsed(ApiError):
 
 class NoSuchExport(ApiError):
     """No such export of this person's."""
-
-
-class ExportLapsed(ApiError):
-    """The time in which an export may be fetched is over."""
 
 
 class NoSuchJob(ApiError):

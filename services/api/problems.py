@@ -28,12 +28,11 @@ PROBLEMS: dict[type[errors.ApiError], tuple[int, str, str]] = {
     errors.NoSuchRecorder: (404, "no-such-recorder", "没有这台执法记录仪。"),
     errors.NoSuchRecording: (404, "no-such-recording", "没有这条音像记录。"),
     errors.RecordingDiffers: (409, "recording-differs", "该编号已被另一台执法记录仪使用。"),
-    errors.RecordingOpen: (409, "recording-open", "音像记录尚未封存，不能导出。"),
+    errors.RecordingEmpty: (409, "nothing-sealed", "音像记录还没有任何已封存的片段，不能导出。"),
     errors.NoSuchSegment: (404, "no-such-segment", "没有这一片段。"),
     errors.NoSuchViewing: (404, "no-such-viewing", "没有这次查看登记。"),
     errors.ViewingLapsed: (403, "viewing-lapsed", "本次查看时限已到，请重新登记用途。"),
     errors.NoSuchExport: (404, "no-such-export", "没有这次导出登记。"),
-    errors.ExportLapsed: (403, "export-lapsed", "本次导出时限已到，请重新登记。"),
     errors.NoSuchJob: (404, "no-such-job", "没有这一项待处理的后台任务。"),
     errors.VaultUnavailable: (503, "vault-unavailable", "证据库暂不可用，请稍后重试。"),
 }
@@ -65,7 +64,10 @@ async def _refused(_: Request, error: Exception) -> Response:
         _log.error("the vault refused this service: %s", told.slug)
         return of(errors.VaultUnavailable())
     extra = told.model_extra or {}
-    return http.problem(told.status, told.slug, told.title, detail=told.detail, **extra)
+    headers = {"retry-after": str(extra["retry_after"])} if "retry_after" in extra else {}
+    if told.status == 416:
+        headers["content-range"] = f"bytes */{extra.get('size', '*')}"
+    return http.problem(told.status, told.slug, told.title, detail=told.detail, headers=headers, **extra)
 
 
 async def _unreachable(_: Request, error: Exception) -> Response:

@@ -76,6 +76,10 @@ async def _refuse(_: Request, error: Exception) -> Response:
         _log.warning("%s: %s", error.slug, error.detail)
         headers["retry-after"] = "2"
         return http.problem(error.status, error.slug, error.title, headers=headers, **error.extra)
+    if "retry_after" in error.extra:
+        headers["retry-after"] = str(error.extra["retry_after"])
+    if isinstance(error, errors.RangeUnsatisfiable):
+        headers["content-range"] = f"bytes */{error.extra['size']}"
     return http.problem(error.status, error.slug, error.title, detail=error.detail, headers=headers, **error.extra)
 
 

@@ -196,6 +196,46 @@ class BadClosing(VaultError):
     status, slug, title = 422, "bad-closing", "关闭声明无效：签名、数量或默克尔根与已封存片段不符。"
 
 
+class NoSuchExport(VaultError):
+    status, slug, title = 404, "no-such-export", "证据库没有这次导出。"
+
+
+class TooManyExports(VaultError):
+    """`retry_after` is in seconds."""
+
+    status, slug, title = 429, "too-many-exports", "正在准备的导出已达上限，请待其完成后再试。"
+
+
+class ExportTooLarge(VaultError):
+    status, slug, title = 413, "export-too-large", "所选内容超过一次导出的上限，请分几次导出。"
+
+
+class CopiesUnavailable(VaultError):
+    status, slug, title = 409, "copies-unavailable", "本机没有制作副本所需的程序 ffmpeg，请改为不附副本导出。"
+
+
+class DisposalUnderway(VaultError):
+    status, slug, title = 409, "disposal-underway", "所选记录正在销毁，请在销毁完成后再导出。"
+
+
+class ExportNotReady(VaultError):
+    status, slug, title = 409, "export-not-ready", "证据包尚在准备，请稍候。"
+
+
+class ExportFailed(VaultError):
+    status, slug, title = 409, "export-failed", "证据包未能备好，不能下载。"
+
+
+class ExportLapsed(VaultError):
+    status, slug, title = 410, "export-lapsed", "本次导出已过保留期限，请重新登记。"
+
+
+class RangeUnsatisfiable(VaultError):
+    """`size` is the tar's."""
+
+    status, slug, title = 416, "range-unsatisfiable", "所请求的范围超出证据包。"
+
+
 class StoreUnavailable(VaultError):
     status, slug, title = 503, "store-unavailable", "对象存储暂不可用，请稍后重试。"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -21,14 +22,18 @@ async def enter(db: AsyncConnection, kind: str, subject: str, *, due: datetime |
 
 
 class Told:
-    """A dead job is an alarm until it is done after all."""
+    """A dead job is an alarm until it is done after all; `also` is done, by kind, where one has died."""
 
-    def __init__(self, engine: AsyncEngine, alarms: Alarms):
-        self._engine, self._alarms = engine, alarms
+    def __init__(
+        self, engine: AsyncEngine, alarms: Alarms, also: Mapping[str, Callable[[str], Awaitable[None]]] | None = None
+    ):
+        self._engine, self._alarms, self._also = engine, alarms, also or {}
 
     async def died(self, kind: str, subject: str, reason: str) -> None:
         detail = f"后台任务多次重试仍然失败（{reason}），已停止重试，须有人处理后重新执行。"
         await self._alarms.sound(_DEAD, f"{kind}/{subject}", detail)
+        if kind in self._also:
+            await self._also[kind](subject)
 
     async def done(self, kind: str, subject: str) -> None:
         await jobs.forget_dead(self._engine, SCHEMA, kind, subject)

@@ -37,6 +37,10 @@ API_VERBS = frozenset(
         "proof",
         "log-state",
         "export",
+        "exports",
+        "export-state",
+        "export-states",
+        "bag",
         "alarms",
         "dead-jobs",
         "job-summary",
@@ -264,11 +268,39 @@ async def retry_job(
     await jobs.retry(vault.engine, job)
 
 
-@private.post("/exports", response_class=StreamingResponse)
-async def export(
+@private.post("/exports", status_code=202)
+async def begin_export(
     message: wire.ExportRequest, vault: Annotated[Vault, Depends(allowed("export"))]
-) -> StreamingResponse:
-    return StreamingResponse(await vault.exporter.begin(message), media_type="application/x-tar")
+) -> wire.ExportState:
+    return await vault.exports.begin(message)
+
+
+@private.get("/exports")
+async def exports(
+    vault: Annotated[Vault, Depends(allowed("exports"))],
+    after: UUID | None = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+) -> wire.ExportList:
+    return await vault.exports.listed(after=after, limit=limit)
+
+
+@private.post("/exports/states")
+async def export_states(
+    message: wire.ExportStatesRequest, vault: Annotated[Vault, Depends(allowed("export-states"))]
+) -> wire.ExportStates:
+    return await vault.exports.states(message.acts)
+
+
+@private.get("/exports/{act}")
+async def export_state(act: UUID, vault: Annotated[Vault, Depends(allowed("export-state"))]) -> wire.ExportState:
+    return await vault.exports.state(act)
+
+
+@private.get("/exports/{act}/bag", response_class=StreamingResponse)
+async def bag(act: UUID, request: Request, vault: Annotated[Vault, Depends(allowed("bag"))]) -> StreamingResponse:
+    """The tar or, by `Range` and `If-Range`, a part of it."""
+    found = await vault.bags.open(act, request.headers.get("range"), request.headers.get("if-range"))
+    return StreamingResponse(found.chunks, found.status, found.headers)
 
 
 @public.get("/v1/keys")

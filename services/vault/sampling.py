@@ -28,7 +28,7 @@ from sqlalchemy import Row, TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.vault.alarms import Alarms
-from services.vault.errors import StoreUnavailable
+from services.vault.errors import NotInStore, StoreUnavailable
 from services.vault.stores.port import Store
 
 DIFFERS = "object-differs"
@@ -148,7 +148,7 @@ class Sampler:
                 size += len(chunk)
                 if sealed.size is not None and size > sealed.size:
                     break
-        except (StoreUnavailable, OSError) as error:
+        except (NotInStore, StoreUnavailable, OSError) as error:
             # The store has just told of this object, so it is not away: it cannot read what it keeps.
             return f"无法完整读出：{error}"
         return "" if sealed.sha256 in (None, digest.hexdigest()) else "内容与登记的校验值不符"

@@ -33,7 +33,9 @@ from services.vault.contract import wire
 from services.vault.custodians import Custodians
 from services.vault.disposal import Disposer
 from services.vault.enrolments import Enrolments
-from services.vault.export import Exporter
+from services.vault.export.desk import PREPARE, Exports
+from services.vault.export.preparing import Preparer
+from services.vault.export.serving import Server
 from services.vault.holds import Holds
 from services.vault.keyring import Keyring, files_alone, on_record_in
 from services.vault.keys import Keys
@@ -51,6 +53,7 @@ from services.vault.settings import Settings
 from services.vault.stores import conformance, open_store
 from services.vault.stores.local import LocalStore
 from services.vault.stores.port import Store
+from services.vault.stores.staging import open_staging
 from services.vault.sweeping import Sweeper
 from services.vault.timestamps import Authority, Timestamper, load_authorities
 from services.vault.watch import Watch
@@ -59,6 +62,7 @@ from services.vault.writes import OwnWrites
 _log = logging.getLogger("quancheng.vault")
 _SEQUENCE_SECONDS, _TIDY_SECONDS, _STAMP_SECONDS, _KEYS_SECONDS, _PRUNE_SECONDS = 1.0, 5.0, 2.0, 1.0, 10.0
 _LONGEST_WAIT = 8.0
+_LAPSE_SECONDS = 60.0
 _EMPTY_ROOT = bytes.fromhex("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
 
 
@@ -89,13 +93,26 @@ class Vault:
         idle = timedelta(seconds=settings.idle_seconds)
         self.closer = Closer(engine, store, own, self.sequencer, self.sweeper, retention=retention, idle=idle)
         self.timestamper = Timestamper(engine, store, authorities, retention=retention)
-        self.exporter = Exporter(engine, store, own, self.sequencer, self.checkpoints, self.timestamper)
+        self.staging = open_staging(settings)
+        self.exports = Exports(engine, self.staging, lifetime=timedelta(days=settings.export_days))
+        self.bags = Server(engine, store, self.staging, self.alarms)
+        preparer = Preparer(
+            engine,
+            store,
+            self.staging,
+            own,
+            self.sequencer,
+            self.checkpoints,
+            self.timestamper,
+            self.alarms,
+            scratch=settings.scratch,
+        )
         self.custodians = Custodians(engine)
         default = Defaults(timedelta(days=settings.keep_days))
         self.retention = Retention(engine, store, self.alarms, defaults=default)
         self.holds = Holds(engine, self.custodians, self.retention)
         self.disposer = Disposer(engine, store, own, self.sequencer, self.custodians, self.retention)
-        told = jobs.Told(engine, self.alarms)
+        told = jobs.Told(engine, self.alarms, {PREPARE: preparer.gave_up})
         self.jobs = Jobs(settings.dsn.get_secret_value(), jobs.SCHEMA, told)
         self.jobs.every("tidy", _TIDY_SECONDS, self._tidy)
         self.jobs.every("sweep", settings.sweep_every_seconds, self._sweep)
@@ -103,6 +120,8 @@ class Vault:
         self.jobs.every("sample", 60 / settings.sample_per_minute, self.sampler.look)
         self.jobs.every("renew", settings.renew_every_seconds, self._renew)
         self.jobs.every("prune", _PRUNE_SECONDS, self.pruner.prune)
+        self.jobs.every("lapse-exports", _LAPSE_SECONDS, self.exports.lapse)
+        self.jobs.handle(PREPARE, preparer.prepare)
         self.jobs.handle(retention_.SETTLE, self.retention.settle)
         self.jobs.handle(retention_.RECONCILE, self.retention.reconcile)
         self._watch_seconds = settings.watch_seconds
@@ -149,6 +168,7 @@ class Vault:
         await asyncio.gather(*self._loops, return_exceptions=True)
         await self.checkpoints.stop()
         await self.timestamper.stop()
+        await self.staging.stop()
         await self.store.stop()
         await self.engine.dispose()
 

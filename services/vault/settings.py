@@ -96,6 +96,8 @@ class Settings(BaseSettings):
     s3_region: str = "us-east-1"
     s3_evidence_bucket: str = "quancheng-evidence"
     s3_log_bucket: str = "quancheng-log"
+    s3_staging_bucket: str = "quancheng-staging"
+    """Plain, for copies that live as long as an export; nothing in it is evidence."""
     s3_put_access_key: str | None = None
     s3_put_secret_key: SecretStr | None = None
     s3_keep_access_key: str | None = None
@@ -109,6 +111,12 @@ class Settings(BaseSettings):
     """How long the log's partial tiles stay public after a full tile has superseded them."""
     watch_seconds: Annotated[float, Field(gt=0, le=600)] = 60
     """How often the store's clock and the evidence bucket's configuration are looked at."""
+    export_days: Annotated[float, Field(gt=0, le=7)] = 7
+    """How long an export may be fetched, from when it was asked for."""
+    scratch: Path | None = None
+    """Where copies are made, with room for one of 5 GiB: a folder of this process' own. By default the system's
+    temporary one."""
+
     sample_per_minute: Annotated[int, Field(ge=1, le=600)] = 6
     """Sealed objects looked at again each minute, chosen at random."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import time
@@ -75,9 +76,13 @@ def exported(system: System, recordings: list[UUID], folder: Path) -> Path:
     async def fetch(vault: VaultClient) -> None:
         fields = {"recordings": [str(one) for one in recordings], "person": str(person), "purpose": "spot-check"}
         await vault.append(wire.Append(act=act, kind="export", fields=fields))
+        await vault.begin_export(wire.ExportRequest(act=act, recordings=recordings, person=person))
+        async with asyncio.timeout(60):
+            while (await vault.export_state(act)).state != "ready":
+                await asyncio.sleep(0.2)
         with tar.open("wb") as file:
-            async with vault.export(wire.ExportRequest(act=act, recordings=recordings, person=person)) as chunks:
-                async for chunk in chunks:
+            async with vault.bag(act) as answer:
+                async for chunk in answer.aiter_raw():
                     file.write(chunk)
 
     ask_vault(system, fetch)

@@ -219,7 +219,7 @@ def test_an_administrator_sees_no_recording_and_registers_no_viewing(watched: Wa
             admin.get(place),
             admin.get(f"{place}/segments"),
             admin.post(f"{place}/viewings", json=USE),
-            admin.post(f"{place}/exports", json=USE),
+            admin.post("/v1/exports", json={**USE, "recordings": [watched.recording]}),
         ):
             # Forbidden or not there: which of the two is not promised.
             assert_problem(
@@ -245,7 +245,7 @@ def test_without_the_vault_a_viewing_takes_no_effect_and_takes_it_once_the_vault
             newest = postgres.run_sql("SELECT id FROM api.viewings ORDER BY at DESC LIMIT 1").strip()
             assert newest not in refused.text
             assert_problem(li.get(f"/v1/viewings/{newest}/index.m3u8"), 404, "no-such-viewing")
-            exported = li.post(f"/v1/recordings/{watched.recording}/exports", json=USE)
+            exported = li.post("/v1/exports", json={**USE, "recordings": [watched.recording]})
             assert_problem(exported, 503, "vault-unavailable")
         finally:
             vault.start()

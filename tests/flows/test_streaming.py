@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from deploy.local.demo import stock_commands
+from deploy.local.demo import prepared, stock_commands
 from services.vault.contract import verify
 from tests.flows.evidence import Bundle, assert_log_is_whole, assert_plays, export
 from tests.flows.hand_terminal import HandTerminal, pem_of, pinned_by, put, some_bytes
@@ -194,9 +194,9 @@ def memory_of(system: System) -> dict[str, int]:
 
 def downloaded(system: System, recording: str) -> Iterator[bytes]:
     with system.sign_in("li") as client:
-        asked = client.post(f"/v1/recordings/{recording}/exports", json={"purpose": "spot-check"})
+        asked = client.post("/v1/exports", json={"recordings": [recording], "purpose": "spot-check"})
         asked.raise_for_status()
-        with client.stream("GET", asked.json()["download"]) as answer:
+        with client.stream("GET", prepared(client, asked.json())["download"]) as answer:
             answer.raise_for_status()
             yield from answer.iter_raw(256 * 1024)
 

@@ -129,6 +129,7 @@ def s3_settings(minio: Minio, name: str, **changes: Any) -> Settings:
         "s3_secure": False,
         "s3_evidence_bucket": f"{name}-evidence",
         "s3_log_bucket": f"{name}-log",
+        "s3_staging_bucket": f"{name}-staging",
         "s3_put_access_key": f"{name}-put",
         "s3_put_secret_key": SecretStr(secrets.token_urlsafe(30)),
         "s3_keep_access_key": f"{name}-keep",

@@ -189,6 +189,18 @@ async def test_bypassing_a_lock_is_denied(held: Held) -> None:
             )
 
 
+def test_copies_lie_where_keep_alone_reads_writes_and_deletes(held: Held) -> None:
+    bucket = held.room.settings.s3_staging_bucket
+    _put_object(held.keep, bucket, "exports/copy")
+    with pytest.raises(S3Error, match="AccessDenied"):
+        held.put.get_object(bucket, "exports/copy")
+    with pytest.raises(S3Error, match="AccessDenied"):
+        _put_object(held.put, bucket, "exports/other")
+    with pytest.raises(S3Error, match="AccessDenied"):
+        held.put.remove_object(bucket, "exports/copy")
+    held.keep.remove_object(bucket, "exports/copy")
+
+
 def test_keep_reads_and_extends(held: Held) -> None:
     assert held.keep.stat_object(held.evidence, held.key, version_id=held.version).size == 8
     held.keep.set_object_retention(held.evidence, held.key, Retention(COMPLIANCE, LATER), version_id=held.version)
@@ -261,10 +273,10 @@ def test_a_role_makes_and_reads_nothing_outside_its_tables(local_system: System,
 
 
 UNCHANGING = {
-    "quancheng_api": ("units", "people", "recorders", "viewings", "exports"),
+    "quancheng_api": ("units", "people", "recorders", "viewings", "exports", "exported_recordings"),
     "quancheng_vault": (
         *("log_entries", "log_pending"),
-        *("terms", "orders", "held_recordings"),
+        *("terms", "orders", "held_recordings", "export_files", "export_pieces"),
     ),
 }
 FIXED = {
@@ -286,6 +298,8 @@ FIXED = {
         "tombstones": ("recording_id", "order_id", "act", "began_at"),
         "kept_files": ("key", "version", "sha256", "size"),
         "manifests": ("envelope", "sha256", "closing", "key"),
+        "exports": ("act", "person", "recordings", "series", "moment", "requested_at", "expires_at"),
+        "export_items": ("act", "place", "kind", "recording_id", "number", "gone"),
     },
 }
 
@@ -310,7 +324,7 @@ QUEUE = {"pgqueuer", "pgqueuer_log", "pgqueuer_statistics", "pgqueuer_schedules"
     ("role", "may"),
     [
         ("quancheng_api", {"sessions", "sign_in_failures", *QUEUE}),
-        ("quancheng_vault", {"log_pending", *QUEUE}),
+        ("quancheng_vault", {"log_pending", "export_items", "export_files", "export_pieces", *QUEUE}),
     ],
 )
 def test_only_what_is_meant_to_go_can_be_deleted(local_system: System, role: str, may: set[str]) -> None:

@@ -14,23 +14,22 @@ from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import httpx
 import pytest
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from deploy.local.demo import unpack
 from deploy.local.processes import ROOT
 from services.vault import keys as keys_module
 from services.vault.contract import verify, wire
 from services.vault.contract.client import VaultClient
-from services.vault.errors import KeyRotated, SigningStopped
+from services.vault.errors import SigningStopped
 from services.vault.keyring import KeyChanged, Keyring, on_record
-from services.vault.service import Vault
 from services.vault.settings import Settings
 from tests.flows.evidence import assert_log_is_whole, eventually
 from tests.peers.build import build
+from tests.rooms.exported import asked, begun, fetched, ready, recorded, settled, unpacked, verified
 from tests.rooms.key_changes import (
     command,
     committed,
@@ -46,7 +45,6 @@ from tests.rooms.key_changes import (
 )
 from tests.rooms.people import service_key
 from tests.rooms.sealed import ask, open_recording, settings_of
-from tests.rooms.test_revoked_enrolments import Recorder
 from tests.system import System, free_ports, running
 
 
@@ -307,40 +305,29 @@ async def keyring(settings: Settings, engine: Any) -> Keyring:
     return Keyring(engine, settings, passphrase, own)
 
 
-async def test_an_export_in_which_the_receipt_key_is_rotated_ends_and_another_is_whole(
+async def test_an_export_in_which_the_receipt_key_is_rotated_fails_and_another_is_whole(
     system: System, vault: VaultClient
 ) -> None:
-    recorder = Recorder(vault)
-    await recorder.enrol()
-    await recorder.open(recorder.recording)
-    pieces = [await recorder.put(n) for n in range(2)]
-    for piece in pieces:
-        await recorder.commit(piece)
-    await recorder.close(pieces)
-    person = uuid4()
+    made = await recorded(vault, [b"one", b"two"])
+    request = await asked(vault, [made.id])
+    engine = create_async_engine(settings_of(system).dsn.get_secret_value())
+    # Its checkpoint is taken and nothing is laid out yet when the key is rotated.
+    async with engine.begin() as db:
+        await db.execute(text("LOCK TABLE vault.export_files IN SHARE MODE"))
+        await vault.begin_export(request)
+        taken = text("SELECT tree_size FROM vault.exports WHERE act = :act")
+        async with asyncio.timeout(30):
+            while await db.scalar(taken, {"act": request.act}) is None:
+                await asyncio.sleep(0.05)
+        await asyncio.to_thread(rotated, system, "receipt")
+    await engine.dispose()
+    ended = await settled(vault, request.act)
+    assert (ended.state, ended.reason) == ("failed", "key-rotated")
 
-    async def asked() -> wire.ExportRequest:
-        fields = {"recordings": [str(recorder.recording)], "person": str(person), "purpose": "spot-check"}
-        act = (await vault.append(wire.Append(act=uuid4(), kind="export", fields=fields))).act
-        return wire.ExportRequest(act=act, recordings=[recorder.recording], person=person)
-
-    own = await Vault.start(settings_of(system))
-    try:
-        stream = await own.exporter.begin(await asked())
-        await anext(stream)
-        rotated(system, "receipt")
-        with pytest.raises(KeyRotated):
-            async for _ in stream:
-                pass
-        # A process that has not looked since then exports by the new key all the same.
-        parts = [part async for part in await own.exporter.begin(await asked())]
-    finally:
-        await own.stop()
-    tar = system.folder / "rotated.tar"
-    tar.write_bytes(b"".join(parts))
-    unpack(tar, system.folder / "rotated")
-    (bundle,) = (system.folder / "rotated").iterdir()
-    trusted = verify.load_trust([bundle / "keys/vault.pem", bundle / "keys/log.vkey"])
-    report = verify.verify_bundle(bundle, trusted)
-    assert report.code == 0, report
+    again = await begun(vault, made.id)
+    await ready(vault, again)
+    bag = unpacked((await fetched(vault, again)).content, system.folder, again)
+    report = await verified(vault, bag)
     assert report.fingerprints["keys/vault.pem"] == current(system, "receipt")
+    # Receipts and manifest are by the key before.
+    assert len([file for file in (bag / "keys").iterdir() if file.name.startswith("vault-")]) == 1

@@ -57,7 +57,6 @@ def _doors(houses: Houses, recording: UUID) -> list[tuple[str, str]]:
         ("GET", f"/v1/recordings/{recording}"),
         ("GET", f"/v1/recordings/{recording}/segments"),
         ("POST", f"/v1/recordings/{recording}/viewings"),
-        ("POST", f"/v1/recordings/{recording}/exports"),
         ("GET", f"/recordings/{recording}"),
         ("GET", f"/recordings/{recording}/segments"),
         ("GET", f"/recordings/{recording}/receipts/1/{_sha256(houses, recording)}"),
@@ -109,16 +108,6 @@ async def test_what_may_not_be_seen_answers_like_what_is_not_there(houses: House
         assert (one.status_code, one.text) == (other.status_code, other.text) == (404, one.text)
 
 
-async def test_only_a_supervisor_may_export_and_only_what_is_closed(houses: Houses) -> None:
-    own, other = houses.here.closed["first"], houses.there.closed["first"]
-    officer, supervisor = houses.here.clients["first"], houses.here.clients["supervisor"]
-    assert (await officer.post(f"/v1/recordings/{own}/exports", json=USE)).status_code == 403
-    assert (await officer.post(f"/v1/recordings/{other}/exports", json=USE)).status_code == 404
-    still_open = houses.here.open["first"]
-    refused = await supervisor.post(f"/v1/recordings/{still_open}/exports", json=USE)
-    assert (refused.status_code, refused.json()["slug"]) == (409, "recording-open")
-
-
 async def test_a_viewing_is_the_persons_own(houses: Houses) -> None:
     recording = houses.here.closed["first"]
     viewing = (await houses.here.clients["first"].post(f"/v1/recordings/{recording}/viewings", json=USE)).json()
@@ -150,16 +139,6 @@ async def test_a_lapsed_viewing_shows_nothing_more(houses: Houses) -> None:
     )
     refused = await client.get(viewing["playlist"])
     assert (refused.status_code, refused.json()["slug"]) == (403, "viewing-lapsed")
-
-
-async def test_an_export_is_the_persons_own(houses: Houses) -> None:
-    recording = houses.here.closed["first"]
-    answer = await houses.here.clients["supervisor"].post(f"/v1/recordings/{recording}/exports", json=USE)
-    assert answer.status_code == 201
-    address = answer.json()["download"]
-    for house, person in [("here", "first"), ("here", "administrator"), ("there", "supervisor")]:
-        assert (await _client(houses, house, person).get(address)).status_code == 404
-    assert (await houses.here.clients["supervisor"].get(address)).status_code == 200
 
 
 async def test_a_terminal_works_on_its_own_recordings_alone(houses: Houses) -> None:

@@ -82,7 +82,8 @@ class Maker:
             for number, sizes in enumerate(self.supplements, 1):
                 self._recording(root, id_, number, dict(enumerate(sizes, after)))
                 after += len(sizes)
-        self._state("export", {"recordings": ids, "person": str(uuid.UUID(int=7)), "purpose": "case-handling"})
+        exported = {"person": str(uuid.UUID(int=7)), "purpose": "case-handling", **self.more(root, ids)}
+        self._state("export", exported)
         vkey = note.vkey(ORIGIN, verify.raw_key(self.log.public_key()))
         write(root, "keys/log.vkey", vkey + "\n")
         write(root, "keys/vault.pem", public_pem(self.vault.public_key()))
@@ -95,6 +96,10 @@ class Maker:
         shutil.copyfile(verify.__file__, root / "verify.py")
         self.list_and_sign(root)
         return root
+
+    def more(self, root: Path, ids: list[str]) -> Json:
+        """What else is exported, written to `root`; returns what the export's statement says it is of."""
+        return {"recordings": ids}
 
     def list_and_sign(self, root: Path) -> None:
         """The listings, and the vault's signature over them, as only the vault can."""
@@ -192,8 +197,8 @@ class Maker:
         write(root, f"data/{id_}.beside/{1:010d}-{digest}", body)
         return {**common, **stored, "of_sequence": 1}
 
-    def _state(self, kind: str, fields: Json) -> None:
-        act = uuid.UUID(int=0x7000_8000_0000_0000_0000 + len(self.statements))
+    def _state(self, kind: str, fields: Json, act: uuid.UUID | None = None) -> None:
+        act = act or uuid.UUID(int=0x7000_8000_0000_0000_0000 + len(self.statements))
         said = json.loads(statement.build(kind, act, datetime(2026, 11, 23, tzinfo=UTC), fields))
         self.alter(kind, said)
         self.statements.append((self.dice.randbytes(32), canonical(said)))

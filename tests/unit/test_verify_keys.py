@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -86,10 +87,10 @@ class Keeper(Maker):
         super()._recording(root, id_, number, late)
         self._revoke("last")
 
-    def _state(self, kind: str, fields: Json) -> None:
+    def _state(self, kind: str, fields: Json, act: UUID | None = None) -> None:
         if kind == "manifest":
             self._revoke("middle")
-        super()._state(kind, fields)
+        super()._state(kind, fields, act)
 
     def _revoke(self, when: str) -> None:
         for moment, identity in self.revokes:
@@ -298,12 +299,12 @@ def test_a_key_revoked_after_it_handed_over_still_leads_on_and_one_revoked_befor
     assert check(keeper, tmp_path / "after", keeper.vaults[0], keeper.log).code == 0
 
     class Late(Keeper):
-        def _state(self, kind: str, fields: Json) -> None:
+        def _state(self, kind: str, fields: Json, act: UUID | None = None) -> None:
             if fields.get("key_id") == key_id(self.vault) and kind == "key":
                 super()._state(
                     "revocation", {"purpose": "receipt", "key_id": fields["replaces"], "code": "lost", "reason": "x"}
                 )
-            super()._state(kind, fields)
+            super()._state(kind, fields, act)
 
     late = Late(signs=1)
     refused(check(late, tmp_path / "before", late.vaults[0], late.log), 3, "keys/vault.pem")

@@ -71,10 +71,18 @@ class Viewing(Table, table=True):
 
 
 class Export(Table, table=True):
+    """Prepared and kept by the vault, under this id as its act."""
+
     __tablename__ = "exports"
     id: UUID = Field(primary_key=True)
-    recording_id: UUID
     person_id: UUID
     purpose: str
     note: str | None = None
     at: datetime = Field(sa_type=Time)
+    copies: bool = False
+
+
+class ExportedRecording(Table, table=True):
+    __tablename__ = "exported_recordings"
+    export_id: UUID = Field(primary_key=True)
+    recording_id: UUID = Field(primary_key=True)

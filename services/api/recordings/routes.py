@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Annotated
 from uuid import UUID
 
@@ -12,8 +11,16 @@ from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 
 from services.api.database import Db, Maker
 from services.api.identity.dependencies import Acting, SignedIn
-from services.api.recordings import playback, queries, service
-from services.api.recordings.schemas import ExportView, NewUse, RecordingList, SegmentList, ViewingView
+from services.api.recordings import exports, playback, queries, service
+from services.api.recordings.schemas import (
+    ExportPage,
+    ExportView,
+    NewExport,
+    NewUse,
+    RecordingList,
+    SegmentList,
+    ViewingView,
+)
 from services.api.recordings.views import RecordingDetail, State
 from services.api.vault import Vault
 from services.vault.contract import wire
@@ -89,27 +96,38 @@ async def segment(
     return StreamingResponse(chunks, media_type="video/mp4", headers=headers)
 
 
-@router.post("/recordings/{recording}/exports", status_code=201)
-async def register_export(recording: UUID, message: NewUse, who: Acting, sessions: Maker, vault: Vault) -> ExportView:
-    export = await service.register_export(sessions, vault, who, recording, message)
-    return ExportView(id=export.id, download=f"/v1/exports/{export.id}/bag.tar")
+@router.post("/exports", status_code=202)
+async def register_export(
+    message: NewExport, who: Acting, sessions: Maker, vault: Vault, response: Response
+) -> ExportView:
+    """Logged with its purpose, then prepared by a job: look at its state until it is ready, then fetch the bag."""
+    made = await exports.register(sessions, vault, who, message)
+    response.headers["location"] = f"/v1/exports/{made.id}"
+    return made
 
 
-@router.get("/exports/{export}/bag.tar", response_class=StreamingResponse)
-async def download(export: UUID, who: SignedIn, sessions: Maker, vault: Vault) -> StreamingResponse:
-    """The evidence bundle (BagIt in a tar), made as it flows."""
-    async with sessions() as db:
-        kept = await service.export_of(db, who, export)
-    asked = wire.ExportRequest(act=kept.id, recordings=[kept.recording_id], person=who.person_id)
-    stream = vault.export(asked)
-    chunks = await stream.__aenter__()
+@router.get("/exports")
+async def own_exports(
+    who: SignedIn,
+    sessions: Maker,
+    vault: Vault,
+    recording: UUID | None = None,
+    cursor: Annotated[str | None, Query(max_length=200)] = None,
+    limit: Annotated[int, Query(ge=1, le=queries.MAX_LIMIT)] = 50,
+) -> ExportPage:
+    return await exports.listed(sessions, vault, who, recording=recording, cursor=cursor, limit=limit)
 
-    async def body() -> AsyncIterator[bytes]:
-        try:
-            async for chunk in chunks:
-                yield chunk
-        finally:
-            await stream.__aexit__(None, None, None)
 
-    name = f'attachment; filename="quancheng-{kept.id}.tar"'
-    return StreamingResponse(body(), media_type="application/x-tar", headers=_PRIVATE | {"content-disposition": name})
+@router.get("/exports/{export}")
+async def export_state(export: UUID, who: SignedIn, sessions: Maker, vault: Vault) -> ExportView:
+    return await exports.state(sessions, vault, who, export)
+
+
+@router.get("/exports/{export}/bag", response_class=StreamingResponse)
+async def bag(export: UUID, who: SignedIn, sessions: Maker, vault: Vault, request: Request) -> StreamingResponse:
+    """The evidence bundle (BagIt in a tar) or, by `Range` and `If-Range`, a part of it."""
+    asked = {name: request.headers[name] for name in ("range", "if-range") if name in request.headers}
+    found = await exports.download(sessions, vault, who, export, asked)
+    headers = _PRIVATE | found.headers
+    headers["content-disposition"] = f'attachment; filename="quancheng-{export}.tar"'
+    return StreamingResponse(found.chunks, found.status, headers)

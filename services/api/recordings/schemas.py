@@ -7,11 +7,11 @@ from datetime import datetime
 from typing import Annotated, Literal, Self
 from uuid import UUID
 
-from pydantic import BaseModel, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from services.api.database import STORABLE
 from services.api.recordings.views import RecordingRow, SegmentRow
-from services.vault.contract.wire import Moment
+from services.vault.contract.wire import MAX_EXPORTED, ExportPhase, Moment
 
 Purpose = Literal["case-handling", "spot-check", "training", "other"]
 Note = Annotated[str, StringConstraints(max_length=500, strip_whitespace=True, pattern=STORABLE)]
@@ -61,6 +61,33 @@ class ViewingView(BaseModel):
     until: datetime
 
 
+class NewExport(NewUse):
+    """What is taken along, and why. With `copies` a plain MP4 of each closed recording is added."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    recordings: Annotated[list[UUID], Field(min_length=1, max_length=MAX_EXPORTED)]
+    copies: bool = False
+
+
 class ExportView(BaseModel):
+    """How far it is: bytes of media looked at, and to be looked at. `download` once it is ready, and `size` that of
+    the archive; `detail` is a Chinese sentence where it failed."""
+
     id: UUID
-    download: str
+    state: ExportPhase
+    purpose: str
+    at: datetime
+    expires_at: datetime | None
+    copies: bool
+    bytes_done: int
+    bytes_total: int
+    size: int
+    reason: str | None
+    detail: str | None
+    download: str | None
+
+
+class ExportPage(BaseModel):
+    items: list[ExportView]
+    next_cursor: str | None

@@ -1,4 +1,4 @@
-"""Verbs on recordings: the terminal opens and exchanges; people register a viewing or an export."""
+"""Verbs on recordings: the terminal opens and exchanges; people register a viewing."""
 
 from __future__ import annotations
 
@@ -16,25 +16,21 @@ from uuid_utils.compat import uuid7
 from services.api import outbox
 from services.api.database import Sessions
 from services.api.errors import (
-    ExportLapsed,
-    NoSuchExport,
     NoSuchRecording,
     NoSuchViewing,
     RecordingDiffers,
-    RecordingOpen,
     ViewingLapsed,
 )
 from services.api.identity.principal import Principal
 from services.api.outbox import Outgoing
 from services.api.recorders.dependencies import Terminal
-from services.api.recordings.models import Export, Recording, Segment, Viewing
+from services.api.recordings.models import Recording, Segment, Viewing
 from services.api.recordings.queries import visible_to
 from services.api.recordings.schemas import NewUse
 from services.vault.contract import wire
 from services.vault.contract.client import VaultClient
 
 VIEWING_LIFETIME = timedelta(minutes=30)
-EXPORT_LIFETIME = timedelta(minutes=30)
 _LIVE_BACKLOG = 10
 """Segments before the live edge that a viewing of a running recording begins with."""
 
@@ -127,44 +123,6 @@ async def viewing_of(db: AsyncSession, who: Principal, viewing: UUID) -> tuple[V
     if found.Viewing.until <= datetime.now(UTC):
         raise ViewingLapsed
     return found.Viewing, found.Recording
-
-
-async def register_export(
-    sessions: Sessions, vault: VaultClient, who: Principal, recording: UUID, use: NewUse
-) -> Export:
-    """Logged before it can be fetched. Raises NoSuchRecording, NotPermitted, RecordingOpen, VaultUnreachable."""
-    now = datetime.now(UTC)
-    async with sessions.begin() as db:
-        kept = await _visible(db, who, recording)
-        who.require("export")
-        if kept.state != "closed":
-            raise RecordingOpen
-        export = Export(
-            id=uuid7(),
-            recording_id=recording,
-            person_id=who.person_id,
-            purpose=use.purpose,
-            note=use.note,
-            at=now,
-        )
-        fields = {"recordings": [str(recording)], "person": str(who.person_id), "purpose": use.purpose}
-        fields |= use.note_digest()
-        await outbox.enter(db, export.id, "export", fields, now)
-        db.add(export)
-    await outbox.tell(sessions, vault, export.id)
-    return export
-
-
-async def export_of(db: AsyncSession, who: Principal, export: UUID) -> Export:
-    """An export that may be fetched now. Raises NoSuchExport, ExportLapsed."""
-    query = select(Export).join(Recording, col(Recording.id) == col(Export.recording_id))
-    query = query.where(col(Export.id) == export, col(Export.person_id) == who.person_id, visible_to(who))
-    found = await db.scalar(query)
-    if found is None or not who.may("export"):
-        raise NoSuchExport
-    if found.at + EXPORT_LIFETIME <= datetime.now(UTC):
-        raise ExportLapsed
-    return found
 
 
 async def keep_watching(db: AsyncSession, recording: Recording) -> None:

@@ -186,15 +186,26 @@ class VaultClient:
     async def log_state(self) -> wire.LogState:
         return await self._call(wire.LogState, "GET", "/v1/log/state")
 
+    async def begin_export(self, request: wire.ExportRequest) -> wire.ExportState:
+        """The export act must stand in the log already. The same again is answered as it is by then."""
+        return await self._call(wire.ExportState, "POST", "/v1/exports", request)
+
+    async def export_state(self, act: UUID) -> wire.ExportState:
+        return await self._call(wire.ExportState, "GET", f"/v1/exports/{act}")
+
+    async def export_states(self, acts: list[UUID]) -> wire.ExportStates:
+        request = wire.ExportStatesRequest(acts=acts)
+        return await self._call(wire.ExportStates, "POST", "/v1/exports/states", request)
+
+    async def exports(self, *, after: UUID | None = None, limit: int = 50) -> wire.ExportList:
+        page = f"&after={after}" if after is not None else ""
+        return await self._call(wire.ExportList, "GET", f"/v1/exports?limit={limit}{page}")
+
     @asynccontextmanager
-    async def export(self, request: wire.ExportRequest) -> AsyncIterator[AsyncIterator[bytes]]:
-        """The bundle as a tar stream. The export act must stand in the log already."""
-        built = self._http.build_request(
-            "POST",
-            "/v1/exports",
-            content=request.model_dump_json(),
-            headers={"content-type": "application/json"},
-        )
+    async def bag(self, act: UUID, headers: dict[str, str] | None = None) -> AsyncIterator[httpx.Response]:
+        """The tar of an export that is ready, as it streams; `headers` may be `Range` and `If-Range`."""
+        built = self._http.build_request("GET", f"/v1/exports/{act}/bag", headers=headers or {})
+        built.headers["accept-encoding"] = "identity"
         try:
             response = await self._http.send(built, stream=True)
         except httpx.HTTPError as error:
@@ -203,7 +214,7 @@ class VaultClient:
             if response.is_error:
                 await response.aread()
                 raise _refusal(response)
-            yield response.aiter_raw()
+            yield response
         finally:
             await response.aclose()
 

@@ -20,14 +20,19 @@ numbers are repeated in the code and in what is printed:
    from the listed segments are those the terminal signed; `offsets.tsv` agrees. Segments that were sealed
    and that the closing does not speak of are listed *beside*, enclosed, and checked like the others. What came
    after a closing is in numbered *supplements*, each with a manifest and a media file of its own. A manifest
-   without a terminal's closing was made by the server alone, which the report says.
-5. *Receipts* (DSSE): one for each segment, signed by the vault, saying what the manifest says.
+   without a terminal's closing was made by the server alone, which the report says. What was *disposed of* has its
+   manifests and receipts, a tombstone signed by the vault that counts the same segments, and no media. What was
+   sealed and no manifest holds yet is *open*: it is what its receipts say, and nobody says that it is all there is.
+5. *Receipts* (DSSE): one for each segment, signed by the vault, saying what the manifest says; of what is open and of
+   a *series* (the versions of a document or another single file) the receipts themselves say what there is.
 6. *Proofs* (C2SP tlog-proof): each statement is in the log of this very checkpoint; among them are those of
-   each manifest, of every segment, of every conflict (one sequence sealed with different content), of each
-   terminal's enrolment and of the export itself. What a key signed that was revoked is believed only where the log
-   told of it before the revocation: a manifest by its own statement, a receipt by that of its minute.
+   each manifest, of every segment, of every conflict (one sequence sealed with different content), of each version
+   of a series, of each disposal with its two custodians, of each terminal's enrolment and of the export itself. What
+   a key signed that was revoked is believed only where the log told of it before the revocation: a manifest by its
+   own statement, a receipt by that of its minute or version, a tombstone by that of its disposal.
 7. *Media*: every byte is hashed, as part of the segment that the manifest says it is; with `--twice` as a file
-   for the bag as well (`sha256sum -c manifest-sha256.txt` does that too).
+   for the bag as well (`sha256sum -c manifest-sha256.txt` does that too). *Copies* are remuxed for players: they are
+   what the vault listed, are called copies, and prove nothing.
 8. *Time* (RFC 3161), where there are tokens: each is by its authority's certificate on an earlier checkpoint of
    this log, of which the export's own is a continuation; so what that checkpoint held existed by then. With
    `--tsa` the authorities are among those given, and every recording has a token.
@@ -84,6 +89,7 @@ REASONS = ("idle", "endless", "lost", "revoked")
 MANIFEST_TYPE = "application/vnd.quancheng.manifest.v1+json"
 SUCCESSION_TYPE = "application/vnd.quancheng.key-succession.v1+json"
 MAX_KEYS = 500
+TOMBSTONE_TYPE = "application/vnd.quancheng.tombstone.v1+json"
 PROOF_HEADER = "c2sp.org/tlog-proof@v1"
 TAG_LISTING, TAG_SIGNATURE = "tagmanifest-sha256.txt", "tagmanifest-sha256.sig"
 OFFSETS_HEADER = "sequence\toffset\tsize\tsha256\n"
@@ -115,11 +121,18 @@ FIXED = (
     *("keys/vault.pem", "keys/log.pem", "keys/log.vkey", "checkpoint", "checkpoint.body", "checkpoint.sig"),
 )
 EACH = ("manifest.dsse.json", "manifest.pae", "manifest.sig", "receipts.jsonl", "offsets.tsv")
+EACH_OPEN = ("receipts.jsonl", "offsets.tsv")
+TOMBSTONE = ("tombstone.dsse.json", "tombstone.pae", "tombstone.sig")
 LAYOUT = re.compile(
     rf"{'|'.join(map(re.escape, FIXED))}|keys/(terminal|vault)-[0-9a-f]{{64}}\.pem|proofs/{UUID}\.tlog-proof"
     rf"|keys/tsa-[0-9a-f]{{64}}\.pem|timestamps/[1-9][0-9]{{0,17}}\.(checkpoint|consistency|tsr)"
     rf"|data/{NAME}\.mp4|data/{NAME}\.beside/[0-9]{{10}}-[0-9a-f]{{64}}"
     rf"|recordings/{NAME}/({'|'.join(map(re.escape, EACH))})"
+    rf"|(recordings|series)/{UUID}/({'|'.join(map(re.escape, TOMBSTONE))})"
+    rf"|data/{UUID}\.open\.mp4|data/{UUID}\.open\.beside/[0-9]{{10}}-[0-9a-f]{{64}}"
+    rf"|recordings/{UUID}\.open/({'|'.join(map(re.escape, EACH_OPEN))})"
+    rf"|data/series/{UUID}/[1-9][0-9]{{0,9}}(-[0-9a-f]{{64}})?|series/{UUID}/receipts\.jsonl"
+    rf"|data/copies/{NAME}\.mp4|copies/{NAME}\.json"
 )
 
 
@@ -759,6 +772,12 @@ class Report:
     size: int = 0
     stamped: dict[str, datetime] = field(default_factory=dict)
     """By recording: the earliest token on a checkpoint that holds its manifest."""
+    open: list[str] = field(default_factory=list)
+    """Recordings with sealed segments that no manifest holds yet."""
+    series: list[str] = field(default_factory=list)
+    disposed: dict[str, str] = field(default_factory=dict)
+    """Recordings and series without their media, and when they were disposed of (RFC 3339)."""
+    copies: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -772,6 +791,43 @@ class _Recording:
     manifest_sha256: str
     segments: list[Json]
     beside: list[Json]
+    open: bool = False
+    """No manifest holds it yet."""
+
+    @property
+    def subject(self) -> str:
+        """The file that says what there is of it."""
+        return f"recordings/{self.name}/{'receipts.jsonl' if self.open else 'manifest.dsse.json'}"
+
+
+@dataclass
+class _Series:
+    """A series of the bundle, as its receipts tell it."""
+
+    id: str
+    versions: list[Json]
+    """In the order of the receipts; more than one of a number where it was sealed with different content."""
+
+    @property
+    def subject(self) -> str:
+        return f"series/{self.id}/receipts.jsonl"
+
+    def files(self) -> dict[str, Json]:
+        """The file of each version: the first of its number by that alone, others with their digest."""
+        named: dict[str, Json] = {}
+        for one in self.versions:
+            plain = f"data/series/{self.id}/{one['sequence']}"
+            named[f"{plain}-{one['sha256']}" if plain in named else plain] = one
+        return named
+
+
+@dataclass
+class _Tombstone:
+    """What is left of a recording or series that was disposed of, as the vault signed it."""
+
+    id: str
+    subject: str
+    said: Json
 
 
 @dataclass
@@ -839,43 +895,70 @@ def verify_bundle(
         if others:
             done(3, "cosigned-unchecked", count=len(others), names=", ".join(others))
         # 4. Manifests.
-        report.recordings = sorted(name[5:-4] for name in payload if name.endswith(".mp4"))
+        report.recordings = _folders(files, "recordings", "/manifest.dsse.json")
         recordings = [_check_manifest(root, name, vault, terminals) for name in report.recordings]
         _check_supplements(recordings)
+        unclosed = [_check_open(root, name, vault) for name in _folders(files, "recordings", ".open/receipts.jsonl")]
+        series = [_check_series(root, id_, vault) for id_ in _folders(files, "series", "/receipts.jsonl")]
+        _check_listed_once(recordings, unclosed)
+        tombstones = _check_tombstones(root, files, vault, [*recordings, *unclosed], series)
         for identity in sorted(set(terminals) - {one.manifest["source"].get("key_id") for one in recordings}):
             raise Altered("unused-key", f"keys/terminal-{identity}.pem")
         report.segments = sum(len(one.segments) for one in recordings)
-        report.size = sum(segment["size"] for one in recordings for segment in one.segments)
         done(4, "manifests", recordings=len({one.id for one in recordings}), segments=report.segments)
         if supplements := sum(one.number > 0 for one in recordings):
             done(4, "supplements", supplements=supplements)
         for one in recordings:
             if one.manifest["closed_by"] == "server":
                 done(4, "by-server", name=one.name, reason=one.manifest["reason"])
-        beside = {f"data/{one.name}.beside/{_name(each)}": each for one in recordings for each in one.beside}
-        _same_files("manifest-sha256.txt", beside, [name for name in payload if not name.endswith(".mp4")])
+        present = [one for one in [*recordings, *unclosed] if one.id not in tombstones]
+        beside = {f"data/{one.name}.beside/{_name(each)}": each for one in present for each in one.beside}
+        versions = {name: each for one in series if one.id not in tombstones for name, each in one.files().items()}
+        copies = _check_copies(root, files, recordings)
+        media = {f"data/{one.name}.mp4" for one in present}
+        _same_files("manifest-sha256.txt", {*media, *beside, *versions, *copies}, payload)
         if beside:
             done(4, "beside", segments=len(beside))
+        report.open, report.series = sorted(one.id for one in unclosed), sorted(one.id for one in series)
+        for one in unclosed:
+            done(4, "open", name=one.id, segments=len(one.segments) + len(one.beside))
+        if series:
+            done(4, "series", series=len(series), versions=sum(len(one.versions) for one in series))
         # 5. Receipts.
         for one in recordings:
             _check_receipts(root, one, vault)
-        done(5, "receipts", segments=report.segments)
+        apart = sum(len(one.segments) + len(one.beside) for one in unclosed) + sum(len(s.versions) for s in series)
+        done(5, "receipts", segments=report.segments + apart)
         # 6. Proofs.
         proofs = [name for name in files if name.startswith("proofs/")]
         proved = [_check_proof(root, name, note, checkpoint) for name in proofs]
-        _check_statements([said for said, _ in proved], recordings, terminals)
-        _check_revoked(root, proved, recordings, keys)
+        statements = [said for said, _ in proved]
+        _check_statements(statements, [*recordings, *unclosed], terminals, [one.id for one in series], tombstones)
+        _check_versions(statements, series)
+        _check_revoked(root, proved, [*recordings, *unclosed], series, tombstones, keys)
         done(6, "proofs", proofs=len(proofs))
+        for tombstone in tombstones.values():
+            order = _check_disposal(statements, tombstone, recordings)
+            report.disposed[tombstone.id] = tombstone.said["disposed_at"]
+            done(6, "disposed", name=tombstone.id, at=tombstone.said["disposed_at"], order=order)
         # 7. Media.
-        _check_media(root, recordings, payload, twice=twice)
-        for name, segment in beside.items():
+        _check_media(root, present, payload, twice=twice)
+        for name, segment in {**beside, **versions}.items():
             _check_beside(root, name, segment, payload[name])
+        report.size = sum(each["size"] for one in present for each in one.segments)
+        report.size += sum(each["size"] for each in [*beside.values(), *versions.values()])
         done(7, "media", size=report.size)
+        for name, made in copies.items():
+            _check_copy(root, name, made, payload[name])
+        report.copies = sorted(copies)
+        if copies:
+            done(7, "copies", copies=len(copies))
         # 8. Time.
         stamps = _check_timestamps(root, files, keys.vkeys, checkpoint, authorities)
         for said, index in proved:
             if said["kind"] == "manifest" and (moments := [at for size, at in stamps if size > index]):
                 report.stamped[said["recording"]] = min(moments)
+        # What is open has no manifest that a token could be on.
         for one in recordings if authorities is not None else []:
             if one.id not in report.stamped:
                 raise Incomplete("no-timestamp", f"recordings/{one.id}")
@@ -887,7 +970,7 @@ def verify_bundle(
         with within(TAG_LISTING):
             check_signature(vault[keys.signer], _read(root, TAG_SIGNATURE), _read(root, TAG_LISTING))
         done(9, "listing")
-        verdict = SENTENCES["verified" if report.trusted else "consistent"]
+        verdict = SENTENCES[("verified-open" if unclosed else "verified") if report.trusted else "consistent"]
         report.chinese, report.english = (f"{verdict[0]}。", f"{verdict[1]}.")
     except VerificationError as error:
         report.code, report.slug, report.subject = error.code, error.slug, error.subject
@@ -974,19 +1057,42 @@ def _check_bag(root: Path) -> tuple[list[str], dict[str, str]]:
     _same_files("manifest-sha256.txt", payload, [f for f in found if f.startswith("data/")])
     if _read(root, "bagit.txt") != b"BagIt-Version: 1.0\nTag-File-Character-Encoding: UTF-8\n":
         raise Unreadable("not-a-bag", "bagit.txt")
-    inside = (name.split("/")[1] for name in found if name.startswith(("recordings/", "data/")))
-    ids = {name.removesuffix(".mp4").removesuffix(".beside") for name in inside}
-    if not ids:
+    needed = _needed(found)
+    if not needed:
         raise Incomplete("no-recording", "recordings")
-    needed = [
-        TAG_SIGNATURE,
-        *FIXED,
-        *(f"data/{id_}.mp4" for id_ in ids),
-        *(f"recordings/{i}/{name}" for i in ids for name in EACH),
-    ]
-    for name in sorted(set(needed) - set(found)):
+    for name in sorted({TAG_SIGNATURE, *FIXED, *needed} - set(found)):
         raise Incomplete("missing", name)
     return [name for name in found if name not in (TAG_LISTING, TAG_SIGNATURE)], payload
+
+
+def _needed(found: list[str]) -> set[str]:
+    """The files that belong to each recording and series of which any file was found."""
+    needed: set[str] = set()
+    folders = {tuple(name.split("/")[:2]) for name in found if name.startswith(("recordings/", "series/"))}
+    for name in found:
+        parts = name.split("/")
+        if parts[0] == "data" and parts[1] not in {"series", "copies"}:
+            folders.add(("recordings", parts[1].removesuffix(".mp4").removesuffix(".beside")))
+        elif parts[:2] == ["data", "series"]:
+            folders.add(("series", parts[2]))
+    there = set(found)
+    for top, name in folders:
+        stem = f"{top}/{name.partition('.')[0]}"
+        gone = any(f"{stem}/{one}" in there for one in TOMBSTONE)
+        needed |= {f"{stem}/{one}" for one in TOMBSTONE} if gone else set()
+        if top == "series":
+            needed.add(f"{stem}/receipts.jsonl")
+            continue
+        needed |= {f"{top}/{name}/{one}" for one in (EACH_OPEN if name.endswith(".open") else EACH)}
+        needed |= set() if gone else {f"data/{name}.mp4"}
+    return needed
+
+
+def _folders(files: Iterable[str], top: str, end: str) -> list[str]:
+    """The names of the folders below `top` that hold the file that `end` says."""
+    return sorted(
+        name[len(top) + 1 : -len(end)] for name in files if name.startswith(f"{top}/") and name.endswith(end)
+    )
 
 
 def _same_files(listing: str, listed: Iterable[str], found: Iterable[str]) -> None:
@@ -1197,6 +1303,173 @@ def _check_supplements(recordings: list[_Recording]) -> None:
             listed.add(place)
 
 
+def _check_listed_once(recordings: list[_Recording], unclosed: list[_Recording]) -> None:
+    """Step 4, over all: what is open is in no manifest, and nothing in it comes twice."""
+    listed = {
+        (one.id, segment["sequence"], segment["sha256"])
+        for one in recordings
+        for segment in one.segments + one.beside
+    }
+    for one in unclosed:
+        for segment in one.segments + one.beside:
+            if (place := (one.id, segment["sequence"], segment["sha256"])) in listed:
+                raise Altered("listed-twice", one.subject, sequence=segment["sequence"])
+            listed.add(place)
+
+
+def _receipted(root: Path, name: str, id_: str, vault: dict[str, Ed25519PublicKey]) -> list[Json]:
+    """What the receipts of a file say there is of a recording or series, in their order."""
+    found: list[Json] = []
+    for line in _lines(root, name):
+        with within(name):
+            receipt = verify_envelope(parse_json(line), vault, RECEIPT_TYPE)
+            if take(receipt, "recording", str) != id_:
+                raise Altered("receipt-of-other", name="recording")
+            sequence, size = take(receipt, "sequence", int), take(receipt, "size", int)
+            if not 0 <= sequence < 1 << 31 or size < 1 or not HEX.fullmatch(take(receipt, "sha256", str)):
+                raise Unreadable("bad-segment", before=found[-1]["sequence"] if found else -1)
+            found.append(receipt)
+    if not found:
+        raise Incomplete("nothing-receipted", name)
+    return found
+
+
+def _check_open(root: Path, id_: str, vault: dict[str, Ed25519PublicKey]) -> _Recording:
+    """Steps 4 and 5 for what no manifest of a recording holds yet. The first receipts, with rising sequences, are of
+    the file itself, as many as `offsets.tsv` has lines; each of the others of a segment beside it."""
+    folder = f"recordings/{id_}.open"
+    name = f"{folder}/receipts.jsonl"
+    receipts = _receipted(root, name, id_, vault)
+    count = len(_lines(root, f"{folder}/offsets.tsv")) - 1
+    segments, beside = receipts[:count], receipts[count:]
+    offset, lines = 0, [OFFSETS_HEADER]
+    for segment in segments:
+        lines.append(f"{segment['sequence']}\t{offset}\t{segment['size']}\t{segment['sha256']}\n")
+        offset += segment["size"]
+    if not segments or _read(root, f"{folder}/offsets.tsv") != "".join(lines).encode():
+        raise Altered("offsets", f"{folder}/offsets.tsv")
+    sequences = [one["sequence"] for one in segments]
+    if sequences != sorted(set(sequences)):
+        raise Altered("out-of-order", name)
+    if not {one["sequence"] for one in beside} <= set(sequences):
+        raise Altered("out-of-order", name)
+    return _Recording(f"{id_}.open", id_, 0, {"source": {}}, "", segments, beside, open=True)
+
+
+def _check_series(root: Path, id_: str, vault: dict[str, Ed25519PublicKey]) -> _Series:
+    """Steps 4 and 5 for a series: its receipts are of files, in the order of their versions."""
+    one = _Series(id_, _receipted(root, f"series/{id_}/receipts.jsonl", id_, vault))
+    with within(one.subject):
+        places = [(each["sequence"], each["sha256"]) for each in one.versions]
+        numbers = [number for number, _ in places]
+        if numbers != sorted(numbers) or numbers[0] < 1 or len(set(places)) < len(places):
+            raise Altered("out-of-order")
+        if any(take(each, "media", str) != "file" for each in one.versions):
+            raise Altered("receipt-of-other", name="media")
+    return one
+
+
+def _check_tombstones(
+    root: Path,
+    files: list[str],
+    vault: dict[str, Ed25519PublicKey],
+    recordings: list[_Recording],
+    series: list[_Series],
+) -> dict[str, _Tombstone]:
+    """Step 4 for what was disposed of, by id: the tombstone counts exactly the segments that manifests or receipts
+    tell of."""
+    found: dict[str, _Tombstone] = {}
+    for top in ("recordings", "series"):
+        for id_ in _folders(files, top, "/tombstone.dsse.json"):
+            stem = f"{top}/{id_}/tombstone"
+            with within(f"{stem}.dsse.json"):
+                envelope = parse_json(_read(root, f"{stem}.dsse.json"))
+                said = verify_envelope(envelope, vault, TOMBSTONE_TYPE)
+                if take(said, "recording", str) != id_:
+                    raise Altered("other-recording")
+                segments = [s for one in recordings if one.id == id_ for s in one.segments + one.beside]
+                segments += [each for one in series if one.id == id_ and top == "series" for each in one.versions]
+                for name, counted in (("segments", len(segments)), ("media_bytes", sum(s["size"] for s in segments))):
+                    if take(said, name, int) != counted:
+                        raise Altered("count", name=name)
+                take(said, "disposed_at", str)
+            if _read(root, f"{stem}.pae") != pae(TOMBSTONE_TYPE, unbase64(envelope["payload"])):
+                raise Altered("raw-body", f"{stem}.pae")
+            if _read(root, f"{stem}.sig") not in [unbase64(s["sig"]) for s in envelope["signatures"]]:
+                raise Altered("raw-signature", f"{stem}.sig")
+            found[id_] = _Tombstone(id_, f"{stem}.dsse.json", said)
+    return found
+
+
+def _check_disposal(statements: list[Json], tombstone: _Tombstone, recordings: list[_Recording]) -> str:
+    """Step 6 for one disposal: an order of two custodians is in the log, for exactly these manifests; returns it."""
+    told = [
+        said
+        for said in statements
+        if said.get("kind") == "disposal" and said.get("act") == take(tombstone.said, "act", str)
+    ]
+    if not told:
+        raise Incomplete("no-disposal-proof", tombstone.subject)
+    manifests = [
+        one.manifest_sha256 for one in sorted(recordings, key=lambda one: one.number) if one.id == tombstone.id
+    ]
+    with within(tombstone.subject):
+        order = take(tombstone.said, "order", str)
+        for said in told:
+            same = (take(said, "recording", str), take(said, "order", str)) == (tombstone.id, order)
+            if not same or items(said, "manifests", str) != manifests:
+                raise Altered("other-disposal")
+            if len(set(items(said, "custodians", str))) < 2:
+                raise Untrusted("too-few-custodians")
+    return order
+
+
+def _check_versions(statements: list[Json], series: list[_Series]) -> None:
+    """Step 6 for series: the log tells of each version, with the same digest of what its keeper records of it."""
+    told = {
+        (take(said, "series", str), take(said, "version", int), take(said, "sha256", str)): said.get(
+            "metadata_sha256"
+        )
+        for said in statements
+        if said.get("kind") == "series"
+    }
+    for one in series:
+        for each in one.versions:
+            place = (one.id, each["sequence"], each["sha256"])
+            if place not in told:
+                raise Incomplete("no-version-proof", one.subject, version=each["sequence"])
+            if told[place] != each.get("metadata_sha256"):
+                raise Altered("other-version", one.subject, version=each["sequence"])
+        conflicts = [
+            said for said in statements if said.get("kind") == "conflict" and said.get("recording") == one.id
+        ]
+        _check_conflicts(one.subject, one.versions, conflicts)
+
+
+def _check_copies(root: Path, files: list[str], recordings: list[_Recording]) -> dict[str, Json]:
+    """Step 4 for copies: the file of each that was made, with its note, which names the manifest it was made from."""
+    digests = {one.name: one.manifest_sha256 for one in recordings}
+    found: dict[str, Json] = {}
+    for name in files:
+        if not name.startswith("copies/"):
+            continue
+        with within(name):
+            note, of = parse_json(_read(root, name)), name[7:-5]
+            if take(note, "copy_of", str) != of or digests.get(of) != take(note, "manifest_sha256", str):
+                raise Altered("other-copy")
+            if take(note, "made", bool):
+                found[f"data/copies/{of}.mp4"] = note
+    return found
+
+
+def _check_copy(root: Path, name: str, note: Json, listed: str) -> None:
+    """Step 7 for one copy."""
+    size = (root / name).stat().st_size
+    _check_whole(root / name, name, listed, Event())
+    if (take(note, "sha256", str), take(note, "size", int)) != (listed, size):
+        raise Altered("other-copy", name)
+
+
 def _name(segment: Json) -> str:
     return f"{segment['sequence']:010d}-{segment['sha256']}"
 
@@ -1262,9 +1535,13 @@ def _check_proof(root: Path, name: str, note: str, checkpoint: Checkpoint) -> tu
 
 
 def _check_statements(
-    statements: list[Json], recordings: list[_Recording], terminals: dict[str, Ed25519PublicKey]
+    statements: list[Json],
+    recordings: list[_Recording],
+    terminals: dict[str, Ed25519PublicKey],
+    series: list[str],
+    tombstones: Mapping[str, _Tombstone],
 ) -> None:
-    """Step 6, over all: the log says of each recording what its manifest says."""
+    """Step 6, over all: the log says of each recording what its manifest says, or its receipts where none does."""
 
     def of(kind: str) -> list[Json]:
         return [said for said in statements if take(said, "kind", str) == kind]
@@ -1275,16 +1552,16 @@ def _check_statements(
         for one in items(said, "segments", dict)
     }
     for recording in recordings:
-        subject = f"recordings/{recording.name}/manifest.dsse.json"
+        subject = recording.subject
         this = (recording.id, recording.number)
         digests = {
             take(said, "sha256", str)
             for said in of("manifest")
             if (take(said, "recording", str), take(said, "number", int)) == this
         }
-        if not digests:
+        if not digests and not recording.open:
             raise Incomplete("no-manifest-proof", subject)
-        if digests != {recording.manifest_sha256}:
+        if digests != {recording.manifest_sha256} and not recording.open:
             raise Altered("other-manifest", subject)
         for segment in recording.segments + recording.beside:
             if (recording.id, segment["sequence"], segment["sha256"]) not in logged:
@@ -1301,13 +1578,21 @@ def _check_statements(
             raise Altered("other-enrolment", key_file)
     for id_ in {recording.id for recording in recordings}:
         parts = [recording for recording in recordings if recording.id == id_]
-        _check_conflicts(parts, [said for said in of("conflict") if said.get("recording") == id_])
+        every = [segment for part in parts for segment in part.segments + part.beside]
+        _check_conflicts(parts[0].subject, every, [said for said in of("conflict") if said.get("recording") == id_])
     ids = sorted({recording.id for recording in recordings})
-    if not any(sorted(items(said, "recordings", str)) == ids for said in of("export")):
+    if not any(_is_of(said, ids, sorted(series)) for said in of("export")):
         raise Incomplete("no-export-proof", "proofs")
 
 
-def _check_revoked(root: Path, proved: list[tuple[Json, int]], recordings: list[_Recording], keys: _Keys) -> None:
+def _check_revoked(
+    root: Path,
+    proved: list[tuple[Json, int]],
+    recordings: list[_Recording],
+    series: list[_Series],
+    tombstones: Mapping[str, _Tombstone],
+    keys: _Keys,
+) -> None:
     """Step 6, over all: what a revoked key signed stood in the log before the revocation did."""
     if not keys.revoked:
         return
@@ -1315,27 +1600,42 @@ def _check_revoked(root: Path, proved: list[tuple[Json, int]], recordings: list[
     def believed(signers: Iterable[str], index: int) -> bool:
         return any(index < keys.revoked.get(signer, index + 1) for signer in signers)
 
-    manifests: dict[tuple[str, int], int] = {}
+    acts: dict[tuple[str, Any], int] = {}
     segments: dict[tuple[str, int, str], int] = {}
     for said, index in proved:
-        if said["kind"] == "manifest":
-            place = (said["recording"], said["number"])
-            manifests[place] = min(index, manifests.get(place, index))
-        for one in said["segments"] if said["kind"] == "segments" else []:
-            name = (said["recording"], one["sequence"], one["sha256"])
+        told = []
+        if said["kind"] == "segments":
+            told = [(said["recording"], one["sequence"], one["sha256"]) for one in said["segments"]]
+        elif said["kind"] == "series":
+            told = [(said["series"], said["version"], said["sha256"])]
+        elif said["kind"] in ("manifest", "disposal"):
+            place = (said["recording"], said.get("number"))
+            acts[place] = min(index, acts.get(place, index))
+        for name in told:
             segments[name] = min(index, segments.get(name, index))
-    for recording in recordings:
-        subject, index = f"recordings/{recording.name}/manifest.dsse.json", manifests[recording.id, recording.number]
-        if not believed(_signers(_read(root, subject), keys.vault), index):
-            raise Untrusted("signed-after-revocation", subject)
-        terminal = recording.manifest["source"].get("key_id")
-        if recording.manifest["closed_by"] != "server" and not believed([terminal], index):
-            raise Untrusted("closed-after-revocation", subject)
-        subject = f"recordings/{recording.name}/receipts.jsonl"
-        for segment, line in zip(recording.segments + recording.beside, _lines(root, subject)):  # noqa: B905
-            told = segments[recording.id, segment["sequence"], segment["sha256"]]
-            if not believed(_signers(line, keys.vault), told):
+
+    def receipts(subject: str, id_: str, listed: list[Json]) -> None:
+        for segment, line in zip(listed, _lines(root, subject)):  # noqa: B905
+            index = segments[id_, segment["sequence"], segment["sha256"]]
+            if not believed(_signers(line, keys.vault), index):
                 raise Untrusted("receipt-after-revocation", subject, sequence=segment["sequence"])
+
+    for recording in recordings:
+        if not recording.open:
+            index = acts[recording.id, recording.number]
+            if not believed(_signers(_read(root, recording.subject), keys.vault), index):
+                raise Untrusted("signed-after-revocation", recording.subject)
+            terminal = recording.manifest["source"].get("key_id")
+            if recording.manifest["closed_by"] != "server" and not believed([terminal], index):
+                raise Untrusted("closed-after-revocation", recording.subject)
+        listed = recording.segments + recording.beside
+        receipts(f"recordings/{recording.name}/receipts.jsonl", recording.id, listed)
+    for one in series:
+        receipts(one.subject, one.id, one.versions)
+    for tombstone in tombstones.values():
+        index = acts.get((tombstone.id, None), 1 << 62)
+        if not believed(_signers(_read(root, tombstone.subject), keys.vault), index):
+            raise Untrusted("signed-after-revocation", tombstone.subject)
 
 
 def _signers(envelope: bytes | str, vault: Mapping[str, Ed25519PublicKey]) -> list[str]:
@@ -1343,16 +1643,22 @@ def _signers(envelope: bytes | str, vault: Mapping[str, Ed25519PublicKey]) -> li
     return [one["keyid"] for one in parse_json(envelope)["signatures"] if one["keyid"] in vault]
 
 
-def _check_conflicts(parts: list[_Recording], told: list[Json]) -> None:
-    """Step 6 for one recording and its supplements: that a sequence was sealed with different content is logged."""
+def _is_of(export: Json, recordings: list[str], series: list[str]) -> bool:
+    """Whether a statement is of an export of exactly these."""
+    told = items(export, "series", str) if "series" in export else []
+    return sorted(items(export, "recordings", str)) == recordings and sorted(told) == series
+
+
+def _check_conflicts(subject: str, segments: list[Json], told: list[Json]) -> None:
+    """Step 6 for a recording with its supplements, or a series: that a sequence was sealed with different content is
+    logged."""
     logged = {(take(said, "sequence", int), sha256) for said in told for sha256 in items(said, "sha256", str)}
     digests: dict[int, set[str]] = {}
-    for part in parts:
-        for segment in part.segments + part.beside:
-            digests.setdefault(segment["sequence"], set()).add(segment["sha256"])
+    for segment in segments:
+        digests.setdefault(segment["sequence"], set()).add(segment["sha256"])
     for sequence, beside in digests.items():
         if len(beside) > 1 and not {(sequence, sha256) for sha256 in beside} <= logged:
-            raise Incomplete("no-conflict-proof", f"recordings/{parts[0].name}/manifest.dsse.json", sequence=sequence)
+            raise Incomplete("no-conflict-proof", subject, sequence=sequence)
 
 
 def _check_media(root: Path, recordings: list[_Recording], payload: Mapping[str, str], *, twice: bool) -> None:
@@ -1556,6 +1862,14 @@ SENTENCES = {
     "missing-differ": ("缺失片段与终端所签不符", "the missing segments are not those the terminal signed"),
     "no-earlier-manifest": ("缺少此前编号的清单", "the manifest with the number before is missing"),
     "listed-twice": ("片段 {sequence} 已列在另一份清单", "segment {sequence} is listed in another manifest too"),
+    "nothing-receipted": ("没有任何凭证", "there is no receipt in it"),
+    "out-of-order": ("凭证的次序或序号不对", "the receipts are not in the order of what they are of"),
+    "no-version-proof": ("缺少版本 {version} 的日志证明", "the log proof of version {version} is missing"),
+    "other-version": ("与日志记载的版本 {version} 不符", "version {version} is not as the log says"),
+    "no-disposal-proof": ("缺少销毁的日志证明", "the log proof of the disposal is missing"),
+    "other-disposal": ("与日志记载的销毁不符", "it is not the disposal that the log tells of"),
+    "too-few-custodians": ("销毁指令没有两名保管人", "the order to dispose of it was not by two custodians"),
+    "other-copy": ("不是这份记录的副本", "it is not the copy of this recording"),
     "undeclared": ("有片段既未列出也未声明缺失", "a segment is neither listed nor declared missing"),
     "offsets": ("与清单不符", "it does not match the manifest"),
     "receipt-differs": (
@@ -1634,6 +1948,24 @@ SENTENCES = {
         "另有 {segments} 个已封存片段未列入终端的关闭声明，一并附上并核验",
         "beside: {segments} more sealed segments that the closing does not speak of are enclosed and checked",
     ),
+    "open": (
+        "注意：{name} 有 {segments} 个片段尚未封存成清单（not closed yet），其后和其间是否还有内容，没有人作出声明",
+        "note: {segments} segments of {name} are not closed yet; that nothing is missing among or after them nobody "
+        "says",
+    ),
+    "series": (
+        "文件系列：{series} 个，共 {versions} 个版本",
+        "series: {series} with {versions} versions",
+    ),
+    "disposed": (
+        "{name} 已于 {at} 按两名保管人的指令 {order} 销毁，本包有其清单、凭证和销毁凭证，没有内容",
+        "{name} was disposed of by order {order} of two custodians on {at}: manifests, receipts and tombstone, no "
+        "media",
+    ),
+    "copies": (
+        "另附 {copies} 份便于播放的副本，与列表相符；副本不是记录本身",
+        "copies: {copies} for players, as listed; a copy, not the record",
+    ),
     "receipts": (
         "凭证签名有效：{segments} 份，与清单一致",
         "receipts: {segments}, well signed, as the manifests say",
@@ -1659,6 +1991,10 @@ SENTENCES = {
     "verified": (
         "验证通过：材料完整、未被改动，签名出自可信密钥",
         "Verified: complete, unaltered, signed by the trusted keys",
+    ),
+    "verified-open": (
+        "验证通过：所含内容未被改动，签名出自可信密钥；其中有尚未封存的记录，就其本性不完整",
+        "Verified: unaltered, signed by the trusted keys; part of it is not closed yet and so incomplete by nature",
     ),
     "consistent": (
         "材料内部一致。这只说明前后相符：请把下列密钥指纹与单位另行公布的核对，再行采信",

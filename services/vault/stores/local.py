@@ -37,7 +37,7 @@ from services.vault.stores.disk import (
     sync_folder,
     write,
 )
-from services.vault.stores.port import GetTicket, PutTicket, StoredName, StoredObject
+from services.vault.stores.port import GetTicket, Part, PutTicket, StoredName, StoredObject
 
 MOUNT = "/store"
 _SCHEME = "QC-HMAC-SHA256"
@@ -161,10 +161,9 @@ class LocalStore:
             for each in page:
                 yield each
 
-    async def read(self, key: str, version: str) -> AsyncIterator[bytes]:
-        with await asyncio.to_thread(self._path(key).open, "rb") as file:
-            while chunk := await asyncio.to_thread(file.read, _BATCH):
-                yield chunk
+    async def read(self, key: str, version: str, part: Part | None = None) -> AsyncIterator[bytes]:
+        async for chunk in chunks_of(self._path(key), part):
+            yield chunk
 
     async def publish(self, path: str, data: bytes, *, immutable: bool) -> None:
         target = self._log / path
@@ -400,3 +399,17 @@ class LocalStore:
     ) -> str:
         lines = [method, path, str(expires), *(f"{name}:{headers[name]}" for name in sorted(headers))]
         return hmac.new(secret or self._secret, "\n".join(lines).encode(), hashlib.sha256).hexdigest()
+
+
+async def chunks_of(path: Path, part: Part | None) -> AsyncIterator[bytes]:
+    """Raises NotInStore."""
+    try:
+        file = await asyncio.to_thread(path.open, "rb")
+    except FileNotFoundError as error:
+        raise NotInStore(path.name) from error
+    with file:
+        at, end = part or (0, 1 << 62)
+        file.seek(at)
+        while at < end and (chunk := await asyncio.to_thread(file.read, min(_BATCH, end - at))):
+            at += len(chunk)
+            yield chunk

@@ -13,6 +13,9 @@ from typing import Protocol
 
 from services.vault.contract.wire import Lock
 
+Part = tuple[int, int]
+"""From the first byte up to, and without, the second."""
+
 
 @dataclass(frozen=True)
 class PutTicket:
@@ -98,7 +101,8 @@ class Store(Protocol):
         """Every version of everything whose key begins with `prefix`, a page at a time. Keys come in order as far
         as their last `/`, and what has one folder in common comes together."""
 
-    def read(self, key: str, version: str) -> AsyncIterator[bytes]: ...
+    def read(self, key: str, version: str, part: Part | None = None) -> AsyncIterator[bytes]:
+        """All of it, or a part. Raises NotInStore where this version is not there."""
 
     async def publish(self, path: str, data: bytes, *, immutable: bool) -> None:
         """Write a public file of the log: durable when this returns; overwritten unless `immutable`."""

@@ -90,7 +90,7 @@ def _bad_put(**changes: str) -> dict[str, str]:
 
 def _put_as(who: Who, slug: str, claim: str, bucket: Bucket = "evidence", *wanted: int, hold: bool = False) -> _Try:
     headers = _bad_put(x_amz_object_lock_legal_hold="ON") if hold else _bad_put()
-    if bucket == "log":
+    if bucket in ("log", "staging"):
         headers = {name: value for name, value in headers.items() if not name.startswith("x-amz-object-lock")}
     return _Try(
         who,
@@ -164,6 +164,7 @@ def _of_put(evidence: str) -> list[_Try]:
         _put_as("put", "put-hold-header", "put 应无权在写入时设置复议诉讼留存标志", hold=True),
         _put_as("put", "put-log", "put 应无权写入日志桶", "log"),
         _put_as("put", "put-probe", "put 应无权写入探针桶", "probe"),
+        _put_as("put", "put-staging", "put 应无权写入副本桶", "staging"),
         _Try(
             "put",
             "put-copy",
@@ -194,6 +195,7 @@ def _of_keep() -> list[_Try]:
         _Try("keep", "keep-log-delete", "keep 应无权删除日志桶中的版本", "DELETE", "log", query=_NO_VERSION),
         _Try("keep", "keep-log-remove", "keep 应无权删除日志桶中除部分瓦片以外的文件", "DELETE", "log"),
         _put_as("keep", "keep-log", "keep 应能写入日志桶（此处内容不符，被拒绝）", "log", 400),
+        _put_as("keep", "keep-staging", "keep 应能写入副本桶（此处内容不符，被拒绝）", "staging", 400),
         _put_as("keep", "keep-probe", "keep 应无权写入探针桶", "probe"),
     ]
 
@@ -211,6 +213,7 @@ def _of_strangers() -> list[_Try]:
     bare = {name: value for name, value in _bad_put().items() if not name.startswith("x-amz-object-lock")}
     return [
         _Try(None, "open-get", "未签名的请求应无权读取证据", "GET"),
+        _Try(None, "open-copies", "未签名的请求应无权读取副本", "GET", "staging"),
         _Try(None, "open-list", "未签名的请求应无权列出证据", "GET", key="", query="list-type=2&max-keys=1"),
         _Try(None, "open-put", "未签名的请求应无权写入证据", "PUT", headers=bare, content=OTHER_BYTES),
         _Try(None, "open-delete", "未签名的请求应无权删除证据", "DELETE", query=_NO_VERSION),

@@ -1,9 +1,9 @@
 """Any S3 with Object Lock (MinIO by default). The only file that imports `minio`.
 
 The running vault knows three identities and no more: *put* signs tickets and can only put and lock; *keep*
-reads and heads evidence and writes the plain log bucket; *probe* may do everything, on the probe bucket alone.
-*dispose* deletes versions and is made by `set_up`, which alone uses the store's administrator and is run by a
-command of its own, never by the service.
+reads and heads evidence and writes the plain log and staging buckets; *probe* may do everything, on the probe
+bucket alone. *dispose* deletes versions and is made by `set_up`, which alone uses the store's administrator and is
+run by a command of its own, never by the service.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from services.vault.stores.hearing import (
     refusal,
     stored_object,
 )
-from services.vault.stores.port import GetTicket, PutTicket, StoredName, StoredObject
+from services.vault.stores.port import GetTicket, Part, PutTicket, StoredName, StoredObject
 
 _UNSIGNED = "UNSIGNED-PAYLOAD"
 _EMPTY = hashlib.sha256(b"").hexdigest()
@@ -55,7 +55,7 @@ _NO_EXTRACT = {"x-amz-meta-snowball-auto-extract": "false"}
 need not be signed to be obeyed. Signed as false it cannot be set."""
 _ASK_CHECKSUM = {"x-amz-checksum-mode": "ENABLED"}
 Who = Literal["put", "keep", "probe"]
-Bucket = Literal["evidence", "log", "probe"]
+Bucket = Literal["evidence", "log", "probe", "staging"]
 _PAGE = 1000
 CHANGES_AT_ONCE = 16
 
@@ -81,6 +81,7 @@ class S3Store:
         self._probe = Credentials(settings.s3_probe_access_key, settings.s3_probe_secret_key.get_secret_value())
         self._buckets = {"evidence": self._evidence, "log": self._log, "probe": settings.s3_probe_bucket}
         self._heard = Hearing()
+        self._buckets["staging"] = settings.s3_staging_bucket
         self._http = httpx.AsyncClient(
             timeout=httpx.Timeout(ANSWER_SECONDS, connect=3.0),
             limits=httpx.Limits(max_connections=64, max_keepalive_connections=32),
@@ -238,11 +239,19 @@ class S3Store:
             if not after:
                 return
 
-    async def read(self, key: str, version: str) -> AsyncIterator[bytes]:
+    async def read(self, key: str, version: str, part: Part | None = None) -> AsyncIterator[bytes]:
         ticket = self.get_ticket(key, version, datetime.now(UTC))
+        async for chunk in self.fetch(ticket, part):
+            yield chunk
+
+    async def fetch(self, ticket: GetTicket, part: Part | None) -> AsyncIterator[bytes]:
+        """What lies there, or a part of it. Raises NotInStore."""
+        headers = ticket.headers | ({"range": f"bytes={part[0]}-{part[1] - 1}"} if part else {})
         try:
-            async with self._http.stream("GET", ticket.url, headers=ticket.headers) as response:
-                if response.status_code != 200:
+            async with self._http.stream("GET", ticket.url, headers=headers) as response:
+                if response.status_code == 404:
+                    raise NotInStore(urlsplit(ticket.url).path)
+                if response.status_code != (206 if part else 200):
                     self._heard.refused(response.status_code, response.headers)
                     raise StoreUnavailable(f"GET answered {response.status_code}")
                 chunks = response.aiter_raw(_CHUNK)
@@ -312,6 +321,13 @@ class S3Store:
         if response.status_code == FULL:
             raise refusal(response.status_code, code_of(response.text), method)
         return response
+
+    def as_keep(
+        self, method: str, bucket: Bucket, key: str, *, payload: str = _EMPTY, headers: dict[str, str] | None = None
+    ) -> GetTicket:
+        """Address and signed headers of one request by *keep*; `payload` is the SHA-256 of what it sends."""
+        url = self._url(self._buckets[bucket], key)
+        return GetTicket(url, self._signed(method, url, headers or {}, self._keep, payload, datetime.now(UTC)))
 
     def bucket(self, bucket: Bucket) -> str:
         return self._buckets[bucket]
@@ -408,7 +424,12 @@ def set_up(
         secure=settings.s3_secure,
         region=settings.s3_region,
     )
-    buckets = ((settings.s3_evidence_bucket, True), (settings.s3_probe_bucket, True), (settings.s3_log_bucket, False))
+    plain = (settings.s3_log_bucket, settings.s3_staging_bucket)
+    buckets = (
+        (settings.s3_evidence_bucket, True),
+        (settings.s3_probe_bucket, True),
+        *((one, False) for one in plain),
+    )
     for bucket, locked in buckets:
         if not client.bucket_exists(bucket):
             client.make_bucket(bucket, object_lock=locked)
@@ -428,6 +449,7 @@ def set_up(
         text = text.replace("quancheng-evidence", settings.s3_evidence_bucket)
         text = text.replace("quancheng-probe", settings.s3_probe_bucket)
         text = text.replace("quancheng-log", settings.s3_log_bucket)
+        text = text.replace("quancheng-staging", settings.s3_staging_bucket)
         policy = f"{settings.s3_evidence_bucket}-{name}"
         admin.policy_add(policy, policy=json.loads(text))
         admin.user_add(access_key, secret_key.get_secret_value())

@@ -1,0 +1,126 @@
+"""Copies that may be thrown away: a plain bucket, or a folder beside the local evidence. Nothing in it is evidence.
+
+*keep* reads, writes and deletes there. What lies in it has its digest in the vault's database, and is believed only
+where it has that digest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Protocol
+
+import httpx
+
+from services.vault.errors import StoreUnavailable
+from services.vault.settings import Settings
+from services.vault.stores.local import chunks_of
+from services.vault.stores.port import Part
+from services.vault.stores.s3 import S3Store
+
+MAX_BYTES = 5 * 1024**3
+"""Of one copy: what one PUT may carry."""
+_CHUNK = 1024 * 1024
+_PUT_SECONDS = 600.0
+
+
+class Staging(Protocol):
+    """Raises StoreUnavailable where it cannot be reached."""
+
+    async def keep(self, key: str, source: Path, sha256: str) -> None:
+        """The file's bytes, at most `MAX_BYTES`, in place of what was there."""
+
+    def read(self, key: str, part: Part) -> AsyncIterator[bytes]:
+        """Raises NotInStore where nothing lies under the key."""
+
+    async def remove(self, key: str) -> None:
+        """Gone when this returns, also where nothing was there."""
+
+    async def stop(self) -> None: ...
+
+
+def open_staging(settings: Settings) -> Staging:
+    if settings.store == "s3":
+        return S3Staging(settings)
+    assert settings.local_root
+    return FolderStaging(settings.local_root / "staging")
+
+
+class FolderStaging:
+    def __init__(self, folder: Path):
+        self._folder = folder
+
+    async def keep(self, key: str, source: Path, sha256: str) -> None:
+        await asyncio.to_thread(self._keep, self._folder / key, source)
+
+    def _keep(self, target: Path, source: Path) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        temporary = target.with_name(f"{target.name}.new")
+        with source.open("rb") as read, temporary.open("wb") as file:
+            shutil.copyfileobj(read, file, _CHUNK)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+
+    async def read(self, key: str, part: Part) -> AsyncIterator[bytes]:
+        async for chunk in chunks_of(self._folder / key, part):
+            yield chunk
+
+    async def remove(self, key: str) -> None:
+        def gone() -> None:
+            (self._folder / key).unlink(missing_ok=True)
+            (self._folder / f"{key}.new").unlink(missing_ok=True)
+
+        await asyncio.to_thread(gone)
+
+    async def stop(self) -> None:
+        return
+
+
+class S3Staging:
+    def __init__(self, settings: Settings):
+        self._store = S3Store(settings)
+        self._http = httpx.AsyncClient(timeout=httpx.Timeout(_PUT_SECONDS, connect=3.0), trust_env=False)
+
+    async def keep(self, key: str, source: Path, sha256: str) -> None:
+        size = await asyncio.to_thread(lambda: source.stat().st_size)
+        told = {"content-length": str(size)}
+        ticket = self._store.as_keep("PUT", "staging", key, payload=sha256, headers=told)
+        await self._send("PUT", ticket.url, ticket.headers, chunks_of(source, None) if size else b"", (200,))
+
+    async def read(self, key: str, part: Part) -> AsyncIterator[bytes]:
+        async for chunk in self._store.fetch(self._store.as_keep("GET", "staging", key), part):
+            yield chunk
+
+    async def remove(self, key: str) -> None:
+        ticket = self._store.as_keep("DELETE", "staging", key)
+        await self._send("DELETE", ticket.url, ticket.headers, b"", (200, 204, 404))
+
+    async def _send(
+        self,
+        method: str,
+        url: str,
+        headers: dict[str, str],
+        content: AsyncIterator[bytes] | bytes,
+        wanted: tuple[int, ...],
+    ) -> None:
+        try:
+            answer = await self._http.request(method, url, headers=headers, content=content)
+        except httpx.HTTPError as error:
+            raise StoreUnavailable(f"{method}: {error!r}") from error
+        if answer.status_code not in wanted:
+            raise StoreUnavailable(f"{method} of a copy answered {answer.status_code}")
+
+    async def stop(self) -> None:
+        await self._http.aclose()
+        await self._store.stop()
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file, a piece at a time."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
