@@ -17,7 +17,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.api import database, errors, jobs, outbox, problems
+from services.api import database, errors, jobs, outbox, problems, rebuilds
 from services.api.console import routes as console
 from services.api.identity import routes as identity
 from services.api.jobs import routes as job_routes
@@ -94,6 +94,8 @@ def jobs_of(settings: Settings, engine: AsyncEngine, vault: VaultClient) -> Jobs
     sessions = database.sessions_of(engine)
     queue = jobs.queue(settings.dsn.get_secret_value(), engine)
     queue.handle(outbox.TELL, lambda act: outbox.tell_later(sessions, vault, act))
+    queue.every("rebuilds", rebuilds.LOOK_SECONDS, lambda: rebuilds.look(sessions, vault))
+    queue.handle(rebuilds.ENROL, lambda key: rebuilds.enrol_again(sessions, vault, key))
     queue.every("revocations", revocation.TELL_SECONDS, lambda: revocation.tell_untold(sessions, vault))
     after = timedelta(seconds=settings.lost_after_seconds)
     queue.every("close-lost", settings.lost_every_seconds, lambda: manifests.close_lost(sessions, vault, after=after))
