@@ -24,6 +24,7 @@ from services.vault.keyring import Keyring, on_record
 from services.vault.log import statement
 from services.vault.log.sequencer import Sequencer, enter
 from services.vault.stores import disk, open_store
+from tests.rooms import key_changes
 from tests.rooms.losses import (
     Rows,
     Source,
@@ -311,6 +312,35 @@ async def test_a_running_vault_or_another_role_is_refused_and_nothing_changes(ro
     for table, were in before.items():
         assert after[table] == were, table
     start_vault(room.system)
+
+
+async def test_keys_that_were_rotated_retired_and_revoked_come_back_as_a_history(room: Room) -> None:
+    source = Source(room)
+    first = await source.recording(b"by the first key", close=False)
+    for purpose in ("receipt", "log"):
+        before = key_changes.current(room.system, purpose)
+        await asyncio.to_thread(key_changes.rotated, room.system, purpose)
+    await asyncio.to_thread(key_changes.done, room.system, "retire-key", before)
+    closed = await Source(room).recording(b"by the second key")
+    second = key_changes.current(room.system, "receipt")
+    await asyncio.to_thread(key_changes.done, room.system, "revoke-key", second, "--reason", "可能泄露")
+    lost = Source(room)
+    left = await lost.recording(b"of a recorder that was lost", close=False)
+    message = wire.RevokeEnrolment(recorder=lost.id, code="lost", reason="遗失")
+    await room.client.revoke_enrolment(lost.key_id, message)
+    await told_and_published(room)
+    stop_vault(room.system)
+    before_all = await all_rows(room)
+    lose(room.system)
+    assert "全部对象核对无误" in await rebuilt(room)
+    after = await all_rows(room)
+    for table, were in before_all.items():
+        assert after[table] == were, table
+    start_vault(room.system)
+    assert (await room.client.manifest(closed, 0)).segments == 1
+    with pytest.raises(VaultRefused, match="key-revoked"):
+        await lost.close(left, b"of a recorder that was lost")
+    assert (await source.close(first, b"by the first key")).segments == 1
 
 
 async def test_statements_of_a_forked_history_are_told_again_under_other_indexes(room: Room) -> None:
