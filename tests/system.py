@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import socket
 import subprocess
@@ -108,8 +109,9 @@ def events_of(output: str) -> list[dict[str, Any]]:
 
 def free_ports(count: int = 3) -> int:
     """The first of `count` free ports in a row."""
-    # From anywhere, so that two runs on one machine seldom choose alike.
-    for port in random.sample(range(20000, 30000, 10), 1000):
+    # From anywhere, so that two runs seldom choose alike; each process of one run has a part of its own.
+    part = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 2
+    for port in random.sample(range(20000 + 10 * part, 30000, 20), 500):
         with contextlib.ExitStack() as opened:
             try:
                 for each in range(port, port + count):
