@@ -152,11 +152,10 @@ class Disposer:
         await db.execute(insert(Tombstone).values(row))
         fields = {
             "recording": str(recording),
-            "order": str(authorized.order.id),
             "custodians": authorized.custodians,
             "manifests": list(await db.scalars(manifests.order_by(col(Manifest.number)))),
         }
-        await enter(db, act, statement.build("disposal", act, now, fields))
+        await enter(db, act, statement.build("disposal", act, now, fields | authorized.told()))
 
     async def _shred(self, recording: UUID, shredder: Shredder) -> None:
         these = (col(Segment.recording_id) == recording) & (col(Segment.state) == "sealed")

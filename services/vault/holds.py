@@ -90,9 +90,8 @@ class Holds:
                 values = {"state": "released", "released_at": now, "order_id": order.id}
                 await db.execute(update(Hold).where(this).values(**values))
                 act = uuid7()
-                told = {"hold": str(hold), "case": str(known.case_id), "order": str(order.id)}
-                told_by = {"custodians": authorized.custodians}
-                await enter(db, act, statement.build("release", act, now, told | told_by))
+                told = {"hold": str(hold), "case": str(known.case_id), "custodians": authorized.custodians}
+                await enter(db, act, statement.build("release", act, now, told | authorized.told()))
                 covered = select(col(HeldRecording.recording_id)).where(col(HeldRecording.hold_id) == hold)
                 await _settle(db, (await db.scalars(covered)).all(), now)
             elif known.order_id != order.id:

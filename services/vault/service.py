@@ -83,7 +83,7 @@ class Vault:
         self.closer = Closer(engine, store, own, self.sequencer, self.sweeper, retention=retention, idle=idle)
         self.timestamper = Timestamper(engine, store, authorities, retention=retention)
         self.exporter = Exporter(engine, store, own, self.sequencer, self.checkpoints, self.timestamper)
-        self.custodians = Custodians(engine)
+        self.custodians = Custodians(engine, own.origin)
         default = Defaults(timedelta(days=settings.keep_days))
         self.retention = Retention(engine, store, self.alarms, defaults=default)
         self.holds = Holds(engine, self.custodians, self.retention)

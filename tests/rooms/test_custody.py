@@ -40,12 +40,13 @@ from services.vault.stores import open_store
 from services.vault.stores.local import LocalStore
 from services.vault.stores.port import Shredder, StoredObject
 from services.vault.stores.s3 import S3Shredder
-from tests.rooms.orders import Keeper, keeper, order, signed
+from tests.rooms.orders import ORIGIN, Keeper, keeper, order, signed
 from tests.rooms.sealed import Room, ask, open_recording, room_of, settings_of
 from tests.system import System, running
 
 LOCK_SECONDS = 9.0
 SHORT = {
+    "QUANCHENG_VAULT_ORIGIN": ORIGIN,
     "QUANCHENG_VAULT_RETENTION_DAYS": str(LOCK_SECONDS / 86400),
     "QUANCHENG_VAULT_KEEP_DAYS": str(4 / 86400),
     "QUANCHENG_VAULT_RENEW_EVERY_SECONDS": "1",
@@ -312,7 +313,7 @@ async def test_a_hold_is_placed_though_its_job_died(room: Room) -> None:
     await change(room, "UPDATE vault.recordings SET renew_at = NULL WHERE id = :id", sealed.id)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jobs, "enter", nothing)
-        vault = Holds(room.engine, Custodians(room.engine), Retention(room.engine, room.store, room.alarms))
+        vault = Holds(room.engine, Custodians(room.engine, ORIGIN), Retention(room.engine, room.store, room.alarms))
         await vault.place(hold, wire.PlaceHold(case=uuid7(), reason="行政复议", recordings=[sealed.id]))
     due = await value(room, "SELECT renew_at FROM vault.recordings WHERE id = :id", sealed.id)
     assert due <= datetime.now(UTC) + timedelta(hours=1)
@@ -434,6 +435,7 @@ async def test_a_release_that_two_custodians_did_not_sign_changes_nothing(room: 
             "order-unfit",
         ),
         "another hold": (release(uuid7(), FIRST, SECOND), "order-unfit"),
+        "of a clone": (release(hold, FIRST, SECOND, vault=f"{ORIGIN}-clone"), "order-unfit"),
         "another act": (
             signed(order("dispose", basis="无依据", recordings=[sealed.id]), FIRST, SECOND),
             "order-unfit",
@@ -486,6 +488,24 @@ async def test_a_killed_vault_goes_on_with_a_hold_of_many(room: Room) -> None:
             await asyncio.sleep(0.2)
     assert state.objects == 641
     assert all([(await stored(room, key)).held for key in sealed.keys[::40]])
+
+
+def payload_sha256(envelope: dict[str, Any]) -> str:
+    return hashlib.sha256(base64.b64decode(envelope["payload"])).hexdigest()
+
+
+async def test_the_log_commits_to_the_order_that_was_signed(room: Room) -> None:
+    sealed = await recorded(room, [b"held by order"])
+    hold = await placed(room, sealed.id)
+    envelope = release(hold, FIRST, SECOND)
+    await room.client.release(hold, envelope)
+    query = text(
+        "SELECT statement FROM (SELECT statement FROM vault.log_entries UNION SELECT statement FROM vault.log_pending)"
+        " AS told WHERE convert_from(statement, 'UTF8') LIKE :release"
+    )
+    async with room.engine.connect() as db:
+        said = json.loads(await db.scalar(query, {"release": f'%"hold":"{hold}"%"kind":"release"%'}) or b"")
+    assert said["order_sha256"] == payload_sha256(envelope.model_dump())
 
 
 # --- custodians ---
@@ -695,6 +715,7 @@ async def test_a_disposal_deletes_the_media_and_leaves_a_tombstone(room: Room, t
     statement = (await room.client.proof(left.act)).statement
     assert (statement["kind"], statement["recording"]) == ("disposal", str(sealed.id))
     assert sorted(statement["custodians"]) == sorted([FIRST.key_id, SECOND.key_id])
+    assert statement["order_sha256"] == payload_sha256(json.loads(path.read_text()))
 
     name = wire.SegmentName(sequence=0, sha256=hashlib.sha256(b"to be").hexdigest())
     message = wire.ReadTicketsRequest(items=[name])
