@@ -7,9 +7,10 @@
     await jobs.work()                        # until cancelled
 
 A handler is idempotent and keeps its progress in rows: it may be killed anywhere and is run again, by whichever
-worker comes first. One that raises is tried again after 1, 2, 4 … 300 seconds (and a fifth more or less), `tries`
-times in all; then it is *dead*: it stays in the queue, `told` is told, and somebody has to look and let it be
-retried. Two jobs of one kind and subject never run at once. At a stop the running ones are given back.
+worker comes first. One that raises is tried again after 1, 2, 4 … `longest` seconds (and a fifth more or less),
+`tries` times in all, or not at all where it raises `Hopeless`; then it is *dead*: it stays in the queue, `told` is
+told, and somebody has to look and let it be retried. Two jobs of one kind and subject never run at once. At a stop
+the running ones are given back.
 
 What recurs every few seconds has no row each time: the worker that holds the kind's advisory lock does it, and
 whichever is next does where that one dies.
@@ -49,6 +50,10 @@ Handler = Callable[[str], Awaitable[None]]
 Step = Callable[[], Awaitable[object]]
 
 
+class Hopeless(Exception):
+    """Trying again would change nothing: somebody has to look first. The message is the name of the reason."""
+
+
 class Told(Protocol):
     """Who is told that a job is dead (`reason` is an exception's name), and that it was done after all."""
 
@@ -86,10 +91,18 @@ class Jobs:
     """`lease`: how long after its last sign of life a killed worker's jobs are taken over."""
 
     def __init__(
-        self, dsn: str, schema: str, told: Told, *, lease: timedelta = timedelta(seconds=30), tries: int = 8
+        self,
+        dsn: str,
+        schema: str,
+        told: Told,
+        *,
+        lease: timedelta = timedelta(seconds=30),
+        tries: int = 8,
+        longest: float = _LONGEST_WAIT,
     ):
         self._dsn = dsn.replace("postgresql+asyncpg://", "postgresql://", 1)
         self._schema, self._told, self._lease, self._tries = schema, told, lease, tries
+        self._longest = longest
         self._handlers: dict[str, tuple[Handler, int]] = {}
         self._steps: dict[str, tuple[float, Step]] = {}
         self._stopping = asyncio.Event()
@@ -172,11 +185,12 @@ class Jobs:
         if (error := task.exception()) is None:
             await self._told.done(kind, subject)
             return
-        if attempts + 1 >= self._tries:
-            await self._told.died(kind, subject, type(error).__name__)
+        if attempts + 1 >= self._tries or isinstance(error, Hopeless):
+            reason = str(error) if isinstance(error, Hopeless) else type(error).__name__
+            await self._told.died(kind, subject, reason)
             raise error
         _log.warning("job kind=%s subject=%s failed and will be tried again: %r", kind, subject, error)
-        wait = min(_LONGEST_WAIT, 2.0**attempts) * random.uniform(0.8, 1.2)  # noqa: S311
+        wait = min(self._longest, 2.0 ** min(attempts, 16)) * random.uniform(0.8, 1.2)  # noqa: S311
         raise RetryRequested(delay=timedelta(seconds=wait), reason=type(error).__name__) from error
 
     async def _alone(self, kind: str, handler: Handler, subject: str, pool: asyncpg.Pool) -> None:
@@ -236,11 +250,14 @@ async def enter(db: AsyncConnection, schema: str, kind: str, subject: str, *, du
     queue = f"{schema}.pgqueuer"
     statement = text(f"""
         INSERT INTO {queue} (priority, entrypoint, payload, status, dedupe_key, execute_after)
-        VALUES (0, :kind, :payload, 'queued', :key, :due) ON CONFLICT DO NOTHING RETURNING id
+        VALUES (0, :kind, :payload, 'queued', :key, now() + CAST(:wait AS interval))
+        ON CONFLICT DO NOTHING RETURNING id
     """)  # noqa: S608 - the schema is a constant of the service
     waiting = text(f"SELECT id FROM {queue} WHERE dedupe_key = :key AND status = 'queued' FOR SHARE")  # noqa: S608
     running = text(f"SELECT id FROM {queue} WHERE dedupe_key = :key AND status = 'picked'")  # noqa: S608
-    values = {"kind": kind, "payload": subject.encode(), "due": due or datetime.now(UTC)}
+    # The queue goes by the database's clock alone: a clock of ours that is ahead would make a job wait for hours.
+    wait = max(due - datetime.now(UTC), timedelta()) if due else timedelta()
+    values = {"kind": kind, "payload": subject.encode(), "wait": wait}
     key = f"{kind}/{subject}"
     while await db.scalar(statement, values | {"key": key}) is None:
         if await db.scalar(waiting, {"key": key}) is not None:

@@ -14,9 +14,9 @@ from tests.system import System, running
 ABSENT = "没有 {what}:请用 ./dev test 运行测试,它会准备好;或设置环境变量 {variable}。"
 
 
-def _program(what: str, variable: str) -> Path:
+def _program(what: str, variable: str, access: int = os.X_OK) -> Path:
     path = os.environ.get(variable)
-    if not path or not os.access(path, os.X_OK):
+    if not path or not os.access(path, access):
         pytest.fail(ABSENT.format(what=what, variable=variable), pytrace=False)
     return Path(path)
 
@@ -37,6 +37,18 @@ def chromium() -> Path:
 def go() -> Path:
     """A real Go, for the programs in `tests/peers`."""
     return _program("Go", "QUANCHENG_GO")
+
+
+@pytest.fixture(scope="session")
+def caddy() -> Path:
+    """A real Caddy, the TLS proxy of `docker-compose.yml`."""
+    return _program("Caddy", "QUANCHENG_CADDY")
+
+
+@pytest.fixture(scope="session")
+def faketime() -> Path:
+    """The library that steps the clock of a process it is preloaded into."""
+    return _program("libfaketime", "QUANCHENG_FAKETIME", os.R_OK)
 
 
 @pytest.fixture(scope="session")

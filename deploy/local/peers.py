@@ -32,6 +32,31 @@ LITEWITNESS = Program(
 """A witness of the C2SP tlog-witness protocol by another hand."""
 
 
+def _is_caddy(program: Path) -> bool:
+    try:
+        said = subprocess.run([str(program), "version"], capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return said.returncode == 0
+
+
+CADDY = Program(
+    title="Caddy",
+    package="github.com/caddyserver/caddy/v2/cmd/caddy",
+    version="v2.10.2",
+    needs_go=(1, 25),
+    variable="QUANCHENG_CADDY",
+    works=_is_caddy,
+    minutes="2 到 6",
+    megabytes=2500,
+)
+"""The TLS proxy of `docker-compose.yml`, in the version that it names."""
+
+
+def find_caddy(report: Report = print) -> Path:
+    return golang.find_or_build(CADDY, report)
+
+
 def find_litewitness(report: Report = print) -> Path:
     return golang.find_or_build(LITEWITNESS, report)
 

@@ -1,7 +1,7 @@
 """`./dev test`: get what the tests need that no Python package brings, then run pytest.
 
-MinIO, Chromium, a Go and the witness litewitness are found or made; their paths go to pytest as
-QUANCHENG_MINIO, QUANCHENG_CHROMIUM, QUANCHENG_GO and QUANCHENG_LITEWITNESS.
+MinIO, Chromium, a Go, libfaketime, Caddy and the witness litewitness are found or made; their paths go to pytest as
+QUANCHENG_MINIO, QUANCHENG_CHROMIUM, QUANCHENG_GO, QUANCHENG_FAKETIME, QUANCHENG_CADDY and QUANCHENG_LITEWITNESS.
 What cannot be had is said before and after the tests, with what cannot run without it; with CI=true it
 fails the run, however well the other tests went.
 """
@@ -126,6 +126,27 @@ def find_browser() -> Path:
     return found
 
 
+# --- a clock that can be stepped ---
+
+
+def find_faketime() -> Path:
+    """libfaketime, preloaded into a process whose clock is stepped: `$QUANCHENG_FAKETIME`, or Debian's package."""
+    named = os.environ.get("QUANCHENG_FAKETIME")
+    if named:
+        if not Path(named).is_file():
+            raise LocalError(f"QUANCHENG_FAKETIME 指向的 {named} 不存在。")
+        return Path(named).absolute()
+    if found := faketime_here():
+        return found
+    if can_install() and install("libfaketime") and (found := faketime_here()):
+        return found
+    raise LocalError("没有 libfaketime(Debian 软件包 libfaketime),也无法安装。")
+
+
+def faketime_here() -> Path | None:
+    return next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), None)
+
+
 # --- all of it ---
 
 
@@ -135,6 +156,8 @@ def provide() -> list[Missing]:
         ("QUANCHENG_MINIO", lambda: find_or_build(say), "MinIO", "对象存储(S3,Object Lock)一侧的全部测试"),
         ("QUANCHENG_CHROMIUM", find_browser, "Chromium", "tests/browser 的全部测试"),
         ("QUANCHENG_GO", lambda: peers.find_go(say), "Go", "由独立客户端读取公开日志的测试"),
+        ("QUANCHENG_FAKETIME", find_faketime, "libfaketime", "时钟跳变的测试"),
+        ("QUANCHENG_CADDY", lambda: peers.find_caddy(say), "Caddy", "反向代理(TLS)的测试"),
         ("QUANCHENG_LITEWITNESS", lambda: peers.find_litewitness(say), "litewitness", "日志见证的测试"),
     ]
     missing = []

@@ -15,15 +15,18 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.api import database, errors, outbox, problems
+from services.api import database, errors, jobs, outbox, problems
 from services.api.console import routes as console
 from services.api.identity import routes as identity
+from services.api.jobs import routes as job_routes
 from services.api.recorders import routes as recorders
 from services.api.recordings import manifests
 from services.api.recordings import routes as recordings
 from services.api.recordings.doors import direct
 from services.api.settings import Settings
+from services.jobs import Jobs
 from services.vault.contract import http, wire
 from services.vault.contract.client import VaultClient, VaultRefused, VaultUnreachable
 
@@ -45,7 +48,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        engine = database.connect(settings)
+        engine = app.state.engine = database.connect(settings)
         app.state.sessions = database.sessions_of(engine)
         limits = httpx.Limits(max_connections=64, max_keepalive_connections=16)
         async with (
@@ -53,18 +56,9 @@ def create_app(settings: Settings) -> FastAPI:
             httpx.AsyncClient(timeout=httpx.Timeout(20, connect=3), limits=limits, trust_env=False) as store,
         ):
             app.state.vault, app.state.store = vault, store
-            loops = [
-                asyncio.create_task(outbox.retell(app.state.sessions, vault)),
-                asyncio.create_task(_learn_lock(app, vault)),
-                asyncio.create_task(
-                    manifests.close_lost(
-                        app.state.sessions,
-                        vault,
-                        after=timedelta(seconds=settings.lost_after_seconds),
-                        every=settings.lost_every_seconds,
-                    )
-                ),
-            ]
+            loops = [asyncio.create_task(_learn_lock(app, vault))]
+            if settings.work:
+                loops.append(asyncio.create_task(jobs_of(settings, engine, vault).work()))
             try:
                 yield
             finally:
@@ -86,11 +80,33 @@ def create_app(settings: Settings) -> FastAPI:
     problems.install(app)
     for kind, handler in list(app.exception_handlers.items()):
         app.add_exception_handler(kind, _for_people(handler))
-    for routes in (identity.router, recorders.router, direct.router, recordings.router, console.router):
+    rooms = (identity.router, job_routes.router, recorders.router, direct.router, recordings.router)
+    for routes in (*rooms, console.router):
         app.include_router(routes)
     app.add_api_route("/healthz", _healthy, methods=["GET"], include_in_schema=False)
     app.add_middleware(http.BodyLimit, limit_of=_limit_of, refuse=_refuse)
     return app
+
+
+def jobs_of(settings: Settings, engine: AsyncEngine, vault: VaultClient) -> Jobs:
+    """The api's queue, with what does each kind of job and what recurs."""
+    sessions = database.sessions_of(engine)
+    queue = jobs.queue(settings.dsn.get_secret_value(), engine)
+    queue.handle(outbox.TELL, lambda act: outbox.tell_later(sessions, vault, act))
+    after = timedelta(seconds=settings.lost_after_seconds)
+    queue.every("close-lost", settings.lost_every_seconds, lambda: manifests.close_lost(sessions, vault, after=after))
+    return queue
+
+
+async def work(settings: Settings, until: asyncio.Event) -> None:
+    """Do the jobs, for apis that serve with QUANCHENG_API_WORK=false. Running jobs are given back at the end."""
+    engine = database.connect(settings)
+    async with VaultClient(settings.vault_url, _service_key(settings.service_key)) as vault:
+        working = asyncio.create_task(jobs_of(settings, engine, vault).work())
+        await until.wait()
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+    await engine.dispose()
 
 
 class _App(FastAPI):

@@ -50,6 +50,11 @@ def maker(request: Request) -> Sessions:
     return sessions
 
 
+def engine_of(request: Request) -> AsyncEngine:
+    engine: AsyncEngine = request.app.state.engine
+    return engine
+
+
 async def transaction(request: Request) -> AsyncIterator[AsyncSession]:
     async with maker(request).begin() as session:
         yield session
@@ -57,3 +62,4 @@ async def transaction(request: Request) -> AsyncIterator[AsyncSession]:
 
 Db = Annotated[AsyncSession, Depends(transaction, scope="function")]
 Maker = Annotated[Sessions, Depends(maker)]
+Engine = Annotated[AsyncEngine, Depends(engine_of)]

@@ -81,5 +81,9 @@ class ExportLapsed(ApiError):
     """The time in which an export may be fetched is over."""
 
 
+class NoSuchJob(ApiError):
+    """No dead job of this number."""
+
+
 class VaultUnavailable(ApiError):
     """The vault did not answer: what was asked has no effect until it does."""

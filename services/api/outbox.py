@@ -4,28 +4,29 @@
 2. The vault is told, idempotently by the act's id, and answers with the index under a signed checkpoint.
 3. The index is recorded: from then on, and not before, the act has effect.
 
-What was left between 1 and 3 by a crash or an absent vault is told again by `retell`.
+What is left between 1 and 3 by a crash or an absent vault is told by a job that was entered with the row.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import BigInteger, select, update
+from sqlalchemy import BigInteger, update
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import Field, col
 
+from services.api import jobs
 from services.api.database import Sessions, Table, Time
+from services.jobs import Hopeless
 from services.vault.contract import wire
 from services.vault.contract.client import VaultClient, VaultRefused
 
-_log = logging.getLogger("quancheng.outbox")
-_RETELL_SECONDS = 10.0
+TELL = "tell-act"
+_FIRST = timedelta(seconds=5)
+"""Whoever enters an act tells it at once; its job looks whether that was done."""
 
 
 class Outgoing(Table, table=True):
@@ -37,10 +38,12 @@ class Outgoing(Table, table=True):
     log_index: int | None = Field(default=None, sa_type=BigInteger)
 
 
-def enter(
+async def enter(
     db: AsyncSession, act: UUID, kind: Literal["viewing", "export"], fields: dict[str, Any], at: datetime
 ) -> None:
     db.add(Outgoing(act=act, kind=kind, fields=fields, at=at))
+    await db.flush()
+    await jobs.enter(db, TELL, str(act), after=_FIRST)
 
 
 async def tell(sessions: Sessions, vault: VaultClient, act: UUID) -> int:
@@ -56,22 +59,11 @@ async def tell(sessions: Sessions, vault: VaultClient, act: UUID) -> int:
     return appended.index
 
 
-async def retell(sessions: Sessions, vault: VaultClient) -> None:
-    """For as long as the api runs: tell what was left untold, oldest first."""
-    while True:
-        await asyncio.sleep(_RETELL_SECONDS)
-        try:
-            async with sessions() as db:
-                query = select(col(Outgoing.act)).where(col(Outgoing.log_index).is_(None))
-                acts = (await db.scalars(query.order_by(col(Outgoing.at)).limit(100))).all()
-        except Exception:
-            _log.exception("the outbox cannot be read and will be again")
-            continue
-        for act in acts:
-            try:
-                await tell(sessions, vault, act)
-            except VaultRefused as error:
-                _log.error("the vault refuses act %s: %s", act, error)
-            except Exception as error:
-                _log.warning("untold acts wait: %s", error)
-                break
+async def tell_later(sessions: Sessions, vault: VaultClient, subject: str) -> None:
+    """The job. Raises Hopeless where the vault finds fault with the act itself."""
+    try:
+        await tell(sessions, vault, UUID(subject))
+    except VaultRefused as error:
+        if error.problem.status in (409, 422):
+            raise Hopeless(error.problem.slug) from error
+        raise

@@ -32,6 +32,7 @@ PROBLEMS: dict[type[errors.ApiError], tuple[int, str, str]] = {
     errors.ViewingLapsed: (403, "viewing-lapsed", "本次查看时限已到，请重新登记用途。"),
     errors.NoSuchExport: (404, "no-such-export", "没有这次导出登记。"),
     errors.ExportLapsed: (403, "export-lapsed", "本次导出时限已到，请重新登记。"),
+    errors.NoSuchJob: (404, "no-such-job", "没有这一项待处理的后台任务。"),
     errors.VaultUnavailable: (503, "vault-unavailable", "证据库暂不可用，请稍后重试。"),
 }
 

@@ -30,6 +30,8 @@ class Settings(BaseSettings):
     lost_after_seconds: Annotated[float, Field(gt=0)] = 24 * 3600
     """How long a terminal must have been silent before the server closes its recording."""
     lost_every_seconds: Annotated[float, Field(gt=0)] = 60
+    work: bool = True
+    """Whether this process does the jobs too. Where `python -m services.api work` runs apart: no."""
     demo: bool = False
     """Shown at the sign-in: the people of this system are made up."""
 

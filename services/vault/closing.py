@@ -227,7 +227,10 @@ class Closer:
             this = (col(Manifest.recording_id) == row.recording_id) & (col(Manifest.number) == row.number)
             async with self._engine.begin() as db:
                 await db.execute(
-                    update(Manifest).where(this).values(version=stored.version, retain_until=retain_until)
+                    # Locked as it was put first, where a crash came between.
+                    update(Manifest)
+                    .where(this)
+                    .values(version=stored.version, retain_until=stored.retain_until or retain_until)
                 )
                 await settle_if_held(db, row.recording_id)
         return len(rows)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import exc
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import exc, func, select
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from services.vault.settings import Settings
@@ -20,3 +22,12 @@ def connect(settings: Settings) -> AsyncEngine:
         pool_pre_ping=True,
         connect_args={"timeout": 5, "command_timeout": 30, "server_settings": {"timezone": "UTC"}},
     )
+
+
+async def drift(engine: AsyncEngine) -> timedelta:
+    """How far the database's clock surely is from ours: positive where it is ahead."""
+    async with engine.connect() as db:
+        asked = datetime.now(UTC)
+        clock: datetime = (await db.execute(select(func.clock_timestamp()))).scalar_one()
+        answered = datetime.now(UTC)
+    return max(clock - answered, timedelta()) or -max(asked - clock, timedelta())

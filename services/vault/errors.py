@@ -168,6 +168,10 @@ class StoreUnavailable(VaultError):
     status, slug, title = 503, "store-unavailable", "对象存储暂不可用，请稍后重试。"
 
 
+class StoreFull(StoreUnavailable):
+    status, slug, title = 503, "store-full", "证据存储空间不足，暂不能写入，请通知管理员。"
+
+
 class ClockDrift(VaultError):
     status, slug, title = 503, "clock-drift", "证据库与存储的时钟相差超过 5 秒，已暂停发放上传凭单，请稍后重试。"
 

@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select, text
+from sqlalchemy import or_, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlmodel import col
 from uuid_utils.compat import uuid7
@@ -24,6 +24,7 @@ from services.vault.models import Segment
 _BATCH = 5000
 _TOLD_AT_ONCE = 1000
 """Segments that one statement tells of at most, so that no statement grows with the recording."""
+_AHEAD = timedelta(minutes=1)
 _MARK = text("""
     UPDATE vault.segments AS s SET statement_act = :act
     FROM unnest(CAST(:sequences AS integer[]), CAST(:digests AS char(64)[])) AS told(sequence, sha256)
@@ -32,14 +33,16 @@ _MARK = text("""
 
 
 async def state_minutes(engine: AsyncEngine, *, older_than: timedelta = timedelta(minutes=1)) -> int:
-    """Enter the statements of all whole minutes that ended at least `older_than` ago."""
-    before = (datetime.now(UTC) - older_than).replace(second=0, microsecond=0)
+    """Enter the statements of all whole minutes that ended at least `older_than` ago, and of what was sealed by a
+    clock that was ahead and has been set back since."""
+    now = datetime.now(UTC)
+    before = (now - older_than).replace(second=0, microsecond=0)
     query = (
         select(col(Segment.recording_id), col(Segment.sequence), col(Segment.sha256), col(Segment.sealed_at))
         .where(
             col(Segment.state) == "sealed",
             col(Segment.statement_act).is_(None),
-            col(Segment.sealed_at) < before,
+            or_(col(Segment.sealed_at) < before, col(Segment.sealed_at) > now + _AHEAD),
         )
         .order_by(col(Segment.sealed_at))
         .limit(_BATCH)

@@ -131,6 +131,8 @@ class KeptFile(Table, table=True):
     key: str = Field(primary_key=True)
     version: str
     retain_until: datetime = Field(sa_type=_Time)
+    sha256: str | None = None
+    size: int | None = Field(default=None, sa_type=BigInteger)
 
 
 class Term(Table, table=True):

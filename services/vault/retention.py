@@ -39,7 +39,7 @@ from services.vault.log import statement
 from services.vault.log.sequencer import enter
 from services.vault.models import KeptFile, Recording, Term
 from services.vault.sampling import DIFFERS
-from services.vault.stores.port import Store
+from services.vault.stores.port import Store, StoredObject
 
 SETTLE = "settle-locks"
 RECONCILE = "reconcile-hold"
@@ -299,9 +299,12 @@ async def covered(db: AsyncConnection, recording: UUID) -> bool:
     return bool(await db.scalar(_COVERS, {"recording": recording}))
 
 
-async def keep(engine: AsyncEngine, key: str, version: str, retain_until: datetime) -> None:
-    """A sealed file that belongs to no recording is renewed from now on."""
-    row = insert(KeptFile).values(key=key, version=version, retain_until=retain_until)
+async def keep(engine: AsyncEngine, stored: StoredObject, retain_until: datetime) -> None:
+    """A sealed file that belongs to no recording is renewed and sampled from now on."""
+    # One that was put before a crash, and is only put on record now, is locked as it was then.
+    until = stored.retain_until or retain_until
+    values = {"key": stored.key, "version": stored.version, "retain_until": until}
+    row = insert(KeptFile).values(values | {"sha256": stored.sha256, "size": stored.size})
     async with engine.begin() as db:
         await db.execute(row.on_conflict_do_nothing())
 

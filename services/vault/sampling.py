@@ -1,6 +1,7 @@
 """Sampling: sealed objects are looked at again at a steady pace, chosen at random, for as long as the vault runs.
 
-1. Draw. Every tenth draw is of a manifest. Every tenth turn looks again at the alarm that was seen longest ago,
+1. Draw. Every tenth draw is of a manifest, and every tenth of a kept file: statements and tiles of the log,
+   time-stamps, tombstones. Every tenth turn looks again at the alarm that was seen longest ago,
    so that one whose cause is gone is cleared.
 2. Examine by HEAD, by version: existence, size, checksum, lock mode, and a retain date no earlier than the one
    on record (a renewal makes it later). One in twenty is read whole and hashed.
@@ -31,7 +32,7 @@ from services.vault.errors import StoreUnavailable
 from services.vault.stores.port import Store
 
 DIFFERS = "object-differs"
-_MANIFEST_ONE_IN, _ALARM_ONE_IN, _WHOLE_ONE_IN = 10, 10, 20
+_ALARM_ONE_IN, _WHOLE_ONE_IN = 10, 20
 _PAGES_TRIED = 32
 
 # A table that is not partitioned has no tree; one that is has no pages of its own.
@@ -42,9 +43,10 @@ _PAGES = text(
 )
 _SEGMENTS = "SELECT key, version, size, sha256, retain_until FROM vault.segments WHERE state = 'sealed' AND "
 _MANIFESTS = (
-    "SELECT key, version, octet_length(envelope) AS size, sha256, CAST(NULL AS timestamptz) AS retain_until "
+    "SELECT key, version, octet_length(envelope) AS size, sha256, retain_until "
     "FROM vault.manifests WHERE version IS NOT NULL AND "
 )
+_KEPT = "SELECT key, version, size, sha256, retain_until FROM vault.kept_files WHERE "
 _ON_PAGE = "tableoid = :part AND ctid >= CAST(:first AS tid) AND ctid < CAST(:next AS tid)"
 _SEGMENT_KEY = re.compile(r"recordings/([0-9a-f-]{36})/(\d{10})-([0-9a-f]{64})")
 _MANIFEST_KEY = re.compile(r"recordings/([0-9a-f-]{36})/manifest-(\d{4,})")
@@ -71,14 +73,18 @@ MANIFESTS = Kind(
 )
 
 
+KEPT = Kind("vault.kept_files", text(_KEPT + _ON_PAGE), text(_KEPT + "key = :key"))
+_DRAWN = (MANIFESTS, KEPT, *[SEGMENTS] * 8)
+
+
 @dataclass(frozen=True)
 class Sealed:
-    """What the vault has on record of one object; `retain_until` is None where it keeps no date."""
+    """What the vault has on record of one object; None is what it has not."""
 
     key: str
     version: str
-    size: int
-    sha256: str
+    size: int | None
+    sha256: str | None
     retain_until: datetime | None
 
 
@@ -93,7 +99,7 @@ class Sampler:
         """
         # 1. Draw.
         sealed = await self._alarmed() if one_in(_ALARM_ONE_IN) else None
-        sealed = sealed or await self.draw(MANIFESTS if one_in(_MANIFEST_ONE_IN) else SEGMENTS)
+        sealed = sealed or await self.draw(secrets.choice(_DRAWN))
         if sealed is not None:
             await self.examine(sealed, whole=one_in(_WHOLE_ONE_IN))
         return sealed
@@ -123,9 +129,9 @@ class Sampler:
         seen = []
         if found.version != sealed.version:
             seen.append(f"存储返回了另一版本 {found.version}")
-        if found.size != sealed.size:
+        if found.size != sealed.size and sealed.size is not None:
             seen.append(f"长度应为 {sealed.size}，存储中为 {found.size}")
-        if found.sha256 != sealed.sha256:
+        if found.sha256 != sealed.sha256 and sealed.sha256 is not None:
             seen.append("校验值与登记的不符")
         if found.lock != self._store.lock:
             seen.append(f"锁定方式应为 {self._store.lock}，存储中为 {found.lock}")
@@ -140,31 +146,38 @@ class Sampler:
             async for chunk in self._store.read(sealed.key, sealed.version):
                 digest.update(chunk)
                 size += len(chunk)
-                if size > sealed.size:
+                if sealed.size is not None and size > sealed.size:
                     break
         except (StoreUnavailable, OSError) as error:
             # The store has just told of this object, so it is not away: it cannot read what it keeps.
             return f"无法完整读出：{error}"
-        return "" if digest.hexdigest() == sealed.sha256 else "内容与登记的校验值不符"
+        return "" if sealed.sha256 in (None, digest.hexdigest()) else "内容与登记的校验值不符"
 
     async def _alarmed(self) -> Sealed | None:
         """The object whose alarm was seen longest ago."""
         key = await self._alarms.longest_unseen(DIFFERS)
-        for kind, pattern in ((SEGMENTS, _SEGMENT_KEY), (MANIFESTS, _MANIFEST_KEY)):
-            if key and (match := pattern.fullmatch(key)):
-                named = {"recording": UUID(match[1]), "number": int(match[2])}
-                named |= {"sha256": match[3]} if kind is SEGMENTS else {}
-                async with self._engine.connect() as db:
-                    row = (await db.execute(kind.by_name, named)).one_or_none()
-                if row is None:
-                    # Disposed of: what there is no more differs from nothing.
-                    await self._alarms.clear(DIFFERS, key)
-                return _sealed(row) if row else None
-        return None
+        if key is None:
+            return None
+        kind, named = _named(key)
+        async with self._engine.connect() as db:
+            row = (await db.execute(kind.by_name, named)).one_or_none()
+        if row is None:
+            # Disposed of: what there is no more differs from nothing.
+            await self._alarms.clear(DIFFERS, key)
+        return _sealed(row) if row else None
 
 
 def one_in(count: int) -> bool:
     return secrets.randbelow(count) == 0
+
+
+def _named(key: str) -> tuple[Kind, dict[str, Any]]:
+    """The table whose row stands for the object under this key, and what finds the row."""
+    for kind, pattern in ((SEGMENTS, _SEGMENT_KEY), (MANIFESTS, _MANIFEST_KEY)):
+        if match := pattern.fullmatch(key):
+            named = {"recording": UUID(match[1]), "number": int(match[2])}
+            return kind, named | ({"sha256": match[3]} if kind is SEGMENTS else {})
+    return KEPT, {"key": key}
 
 
 def _sealed(row: Row[Any]) -> Sealed:

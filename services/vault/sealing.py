@@ -42,6 +42,8 @@ from services.vault.stores.port import Store, StoredObject
 from services.vault.watch import Watch
 
 _HEADS_AT_ONCE = 16
+_CHECK_SECONDS = 12.0
+"""For all of one message: a store that trickles makes its callers ask again, and keeps nobody else waiting."""
 _LOCK_SLACK = timedelta(days=1)
 
 
@@ -114,7 +116,8 @@ class Sealing:
         # 1. Ask.
         now = datetime.now(UTC)
         retain_until = (now + self._retention).replace(microsecond=0)
-        ticket = {"state": "asked", "ticket_at": now, "sweep_at": now + self._sweep_after}
+        # By the database's clock, as the sweeper looks: ours may be set back before it does.
+        ticket = {"state": "asked", "ticket_at": func.now(), "sweep_at": func.now() + self._sweep_after}
         async with self._engine.begin() as db:
             opening = await lock(db, recording, by_source=True)
             kind = opening.kind
@@ -179,7 +182,12 @@ class Sealing:
         async with self._engine.connect() as db:
             rows = await _rows(db, recording, [(name.sequence, name.sha256) for name in names])
         # 4. Check.
-        outcomes = await asyncio.gather(*(self._check(rows.get((n.sequence, n.sha256)), n) for n in names))
+        checks = (self._check(rows.get((n.sequence, n.sha256)), n) for n in names)
+        try:
+            async with asyncio.timeout(_CHECK_SECONDS):
+                outcomes = await asyncio.gather(*checks)
+        except TimeoutError as error:
+            raise errors.StoreUnavailable(f"not all were looked at within {_CHECK_SECONDS:.0f} s") from error
         receipts = [outcome for outcome in outcomes if isinstance(outcome, dict)]
         # 5. Receipt.
         if receipts:

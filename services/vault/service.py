@@ -53,10 +53,12 @@ from services.vault.stores.port import Store
 from services.vault.sweeping import Sweeper
 from services.vault.timestamps import Authority, Timestamper, load_authorities
 from services.vault.watch import Watch
+from services.vault.writes import OwnWrites
 
 _log = logging.getLogger("quancheng.vault")
 _ENROLMENTS = UUID("8f9d2b1c-5a3e-5c1f-9a70-5d6a3c0b7e11")
-_SEQUENCE_SECONDS, _TIDY_SECONDS, _STAMP_SECONDS, _WATCH_SECONDS = 1.0, 5.0, 2.0, 60.0
+_SEQUENCE_SECONDS, _TIDY_SECONDS, _STAMP_SECONDS = 1.0, 5.0, 2.0
+_LONGEST_WAIT = 8.0
 _EMPTY_ROOT = bytes.fromhex("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
 
 
@@ -73,6 +75,7 @@ class Vault:
         self.publisher = Publisher(engine, store, own, self.checkpoints, retention=retention)
         self.alarms = Alarms(engine)
         self.watch = Watch(store, self.alarms)
+        self.writes = OwnWrites(self.alarms)
         self.sampler = Sampler(engine, store, self.alarms)
         sweep_after = timedelta(seconds=settings.sweep_after_seconds)
         self.sealing = Sealing(engine, store, own, self.watch, retention=retention, sweep_after=sweep_after)
@@ -92,11 +95,12 @@ class Vault:
         self.jobs = Jobs(settings.dsn.get_secret_value(), jobs.SCHEMA, told)
         self.jobs.every("tidy", _TIDY_SECONDS, self._tidy)
         self.jobs.every("sweep", settings.sweep_every_seconds, self._sweep)
-        self.jobs.every("stamp", _STAMP_SECONDS, self.timestamper.run)
+        self.jobs.every("stamp", _STAMP_SECONDS, self._stamp)
         self.jobs.every("sample", 60 / settings.sample_per_minute, self.sampler.look)
         self.jobs.every("renew", settings.renew_every_seconds, self._renew)
         self.jobs.handle(retention_.SETTLE, self.retention.settle)
         self.jobs.handle(retention_.RECONCILE, self.retention.reconcile)
+        self._watch_seconds = settings.watch_seconds
         self._loops: list[asyncio.Task[None]] = []
 
     @classmethod
@@ -213,7 +217,8 @@ class Vault:
 
     async def _publish(self) -> None:
         await self.sequencer.wait_for_growth(_SEQUENCE_SECONDS)
-        await self.publisher.publish()
+        async with self.writes.of("log"):
+            await self.publisher.publish()
 
     async def _sweep(self) -> None:
         while await self.sweeper.sweep():
@@ -222,26 +227,36 @@ class Vault:
     async def _tidy(self) -> None:
         if await minutes.state_minutes(self.engine):
             self.sequencer.poke()
-        await self.closer.seal_manifests()
+        async with self.writes.of("manifests"):
+            await self.closer.seal_manifests()
         await self.closer.close_idle_supplements()
+
+    async def _stamp(self) -> None:
+        async with self.writes.of("timestamps"):
+            await self.timestamper.run()
 
     async def _renew(self) -> None:
         await self.retention.enter_due()
         await self.retention.renew_files()
 
     async def _look(self) -> None:
-        await asyncio.sleep(_WATCH_SECONDS)
+        await asyncio.sleep(self._watch_seconds)
         await self.watch.look()
 
     async def _repeat(self, step: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+        wait = _SEQUENCE_SECONDS
         while True:
             try:
                 await step()
+                wait = _SEQUENCE_SECONDS
             except asyncio.CancelledError:
                 raise
-            except Exception:
-                _log.exception("%s failed and will be tried again", name)
-                await asyncio.sleep(_SEQUENCE_SECONDS)
+            except Exception as error:
+                # A store that is full or away for long fills nobody's log with what the alarm says.
+                known = isinstance(error, errors.StoreUnavailable)
+                _log.error("%s failed and will be tried again: %r", name, error, exc_info=not known)
+                await asyncio.sleep(wait)
+                wait = min(2 * wait, _LONGEST_WAIT)
 
 
 async def _nothing_published(settings: Settings) -> None:

@@ -105,6 +105,8 @@ class Settings(BaseSettings):
     s3_probe_access_key: str | None = None
     s3_probe_secret_key: SecretStr | None = None
 
+    watch_seconds: Annotated[float, Field(gt=0, le=600)] = 60
+    """How often the store's clock and the evidence bucket's configuration are looked at."""
     sample_per_minute: Annotated[int, Field(ge=1, le=600)] = 6
     """Sealed objects looked at again each minute, chosen at random."""
 

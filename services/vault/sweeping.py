@@ -52,11 +52,11 @@ _WHY = {
 _CLAIM = text("""
     WITH due AS (
         SELECT recording_id, sequence, sha256 FROM vault.segments
-        WHERE state = 'asked' AND sweep_at <= :now ORDER BY sweep_at LIMIT :batch FOR UPDATE SKIP LOCKED
+        WHERE state = 'asked' AND sweep_at <= now() ORDER BY sweep_at LIMIT :batch FOR UPDATE SKIP LOCKED
     )
-    UPDATE vault.segments AS s SET sweep_at = :lease FROM due
+    UPDATE vault.segments AS s SET sweep_at = now() + CAST(:lease AS interval) FROM due
     WHERE s.recording_id = due.recording_id AND s.sequence = due.sequence AND s.sha256 = due.sha256
-    RETURNING s.recording_id, s.sequence, s.sha256, s.ticket_at
+    RETURNING s.recording_id, s.sequence, s.sha256, s.ticket_at, now() AS claimed_at
 """)
 # A new ask since the claim has a schedule of its own.
 _LATER = text("""
@@ -81,9 +81,8 @@ class Sweeper:
     async def sweep(self) -> int:
         """One batch; how many intents were due. A store that is away is asked again when the lease is over."""
         # 1. Claim.
-        now = datetime.now(UTC)
         async with self._engine.begin() as db:
-            claimed = await db.execute(_CLAIM, {"now": now, "batch": _BATCH, "lease": now + _LEASE})
+            claimed = await db.execute(_CLAIM, {"batch": _BATCH, "lease": _LEASE})
             due = sorted(claimed.all(), key=lambda row: (row.recording_id, row.sequence, row.sha256))
         for recording, rows in groupby(due, key=lambda row: row.recording_id):
             mine = list(rows)
@@ -107,13 +106,12 @@ class Sweeper:
         unsealed = {(one.sequence, one.sha256) for one in problems}
         waiting = [row for row in rows if (row.sequence, row.sha256) in unsealed]
         if waiting:
-            now = datetime.now(UTC)
             told = {
                 "recording": recording,
                 "sequences": [row.sequence for row in waiting],
                 "digests": [row.sha256 for row in waiting],
                 "tickets": [row.ticket_at for row in waiting],
-                "times": [self._next_look(row.ticket_at, now) for row in waiting],
+                "times": [self._next_look(row.ticket_at, row.claimed_at) for row in waiting],
             }
             async with self._engine.begin() as db:
                 await lock(db, recording)

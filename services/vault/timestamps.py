@@ -11,6 +11,8 @@ repeated from the rows after a crash:
    theirs would have.
 4. Checkpoint, token and certificate are sealed among the evidence.
 
+When to ask, and which minute it is, the database's clock says: ours may be stepped while this goes on.
+
 No authority is asked for its certificate: the pinned one is what a token is held against.
 """
 
@@ -35,7 +37,7 @@ from rfc3161_client import (
 )
 from sqlalchemy import Select, func, select, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlmodel import col
 
 from services.vault.contract import verify
@@ -159,7 +161,7 @@ class Timestamper:
             if newest is None or (last is not None and last >= newest):
                 return
             note = (await checkpoints.whole(db, newest)).encode()
-            now = datetime.now(UTC)
+            now = await _clock(db)
             row = {
                 "size": newest,
                 "minute": now.replace(second=0, microsecond=0),
@@ -176,7 +178,7 @@ class Timestamper:
         async with self._engine.begin() as db:
             query = select(Timestamp).where(waits).order_by(_NEWEST_FIRST).limit(1)
             row = (await db.execute(query.with_for_update(skip_locked=True))).one_or_none()
-            now = datetime.now(UTC)
+            now = await _clock(db)
             if row is None or row.next_try_at > now:
                 return
             this, tries = col(Timestamp.size) == row.size, row.tries + 1
@@ -184,7 +186,7 @@ class Timestamper:
         # 2. Nothing is held open while the authorities are asked.
         found = await self._ask_all(row.checkpoint)
         async with self._engine.begin() as db:
-            got_at = datetime.now(UTC)
+            got_at = await _clock(db)
             if found is None:
                 again = got_at + timedelta(seconds=min(2 ** min(tries, 20), _LONGEST_PAUSE))
                 await db.execute(update(Timestamp).where(this, waits).values(next_try_at=again))
@@ -212,7 +214,7 @@ class Timestamper:
                 (f"timestamps/authorities/{row.tsa}.pem", row.certificate),
             ):
                 stored = await self._store.put(key, data, retain_until)
-                await keep(self._engine, key, stored.version, retain_until)
+                await keep(self._engine, stored, retain_until)
             async with self._engine.begin() as db:
                 this = col(Timestamp.size) == row.size
                 await db.execute(update(Timestamp).where(this).values(sealed_at=datetime.now(UTC)))
@@ -253,3 +255,8 @@ class Timestamper:
         if response.status_code != 200:
             raise NoToken(f"status {response.status_code}")
         return answer
+
+
+async def _clock(db: AsyncConnection) -> datetime:
+    now: datetime = (await db.execute(select(func.now()))).scalar_one()
+    return now

@@ -15,7 +15,8 @@ class Link:
     """Listens on `port` and leads to `target` on this machine.
 
     `cut` resets every connection and each new one; `silence` accepts and never answers, and what was caught
-    in it stays silent for ever; `mend` lets new connections through.
+    in it stays silent for ever; `trickle` passes so many bytes a second, each way of each connection; `mend` lets new
+    connections through, and lets go of those that trickle.
     """
 
     def __init__(self, target: int, port: int | None = None):
@@ -25,6 +26,7 @@ class Link:
         self.refused = 0
         self.swallowed = 0
         self._state: Literal["open", "cut", "silent"] = "open"
+        self._rate = 0
         self._ends: list[set[asyncio.StreamWriter]] = []
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
@@ -47,7 +49,11 @@ class Link:
     def silence(self) -> None:
         self._do("silent")
 
+    def trickle(self, bytes_per_second: int) -> None:
+        self._rate = bytes_per_second
+
     def mend(self) -> None:
+        self._rate = 0
         self._do("open")
 
     def _do(self, state: Literal["open", "cut", "silent"]) -> None:
@@ -111,10 +117,14 @@ class Link:
     ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
-                if ends not in self._ends:
-                    return
-                writer.write(data)
-                await writer.drain()
+                while data:
+                    some, data = (data[: self._rate], data[self._rate :]) if self._rate else (data, b"")
+                    if ends not in self._ends:
+                        return
+                    writer.write(some)
+                    await writer.drain()
+                    if data:
+                        await asyncio.sleep(1)
         if ends in self._ends:
             self._ends.remove(ends)
             for end in ends:

@@ -70,7 +70,7 @@ def environment(service: dict[str, Any]) -> dict[str, str]:
 
 
 def test_what_is_needed_is_there_and_in_order(services: dict[str, Any]) -> None:
-    assert set(services) == {"postgres", "minio", "setup", "vault", "worker", "api", "proxy"}
+    assert set(services) == {"postgres", "minio", "setup", "vault", "worker", "api", "api-worker", "proxy"}
     for name, service in services.items():
         assert ("build" in service) != bool(re.fullmatch(r"[a-z]+:\d+(\.\d+)+-[a-z]+", service["image"])), name
         for needed in service.get("depends_on", {}):
@@ -230,5 +230,11 @@ async def test_the_same_commands_with_the_same_environment_seal_and_hold(
                 while (await client.hold_state(hold)).settled < 2:
                     assert worker.poll() is None, hand.log("worker")
                     await asyncio.sleep(0.1)
-        for name in ("vault", "worker", "api"):
+            # The api's acts are told by its own worker where the api itself did not.
+            api_worker = stack.enter_context(hand.running("api-worker"))
+            async with asyncio.timeout(60):
+                while "后台任务已开始" not in hand.log("api-worker"):
+                    assert api_worker.poll() is None, hand.log("api-worker")
+                    await asyncio.sleep(0.1)
+        for name in ("vault", "worker", "api", "api-worker"):
             assert "Traceback" not in hand.log(name), hand.log(name)

@@ -33,7 +33,7 @@ from services.vault.custodians import Custodians
 from services.vault.disposal import TOMBSTONE_TYPE, Disposer
 from services.vault.holds import Holds
 from services.vault.retention import HOLD_MISSING, RECONCILE, RENEWAL_FAILED, SETTLE, Retention, keep
-from services.vault.sampling import DIFFERS
+from services.vault.sampling import DIFFERS, KEPT
 from services.vault.sealing import lock
 from services.vault.service import Vault
 from services.vault.stores import open_store
@@ -191,13 +191,13 @@ async def test_locks_are_renewed_to_the_end_of_the_term_and_at_most_a_year(room:
 async def test_a_file_of_the_log_that_cannot_be_renewed_is_an_alarm_and_keeps_no_other_back(room: Room) -> None:
     now = datetime.now(UTC).replace(microsecond=0)
     gone, here = f"statements/{uuid7()}", f"statements/{uuid7()}"
-    await keep(room.engine, gone, str(uuid7()), now)
+    await keep(room.engine, StoredObject(gone, str(uuid7()), 4, "a" * 64, room.store.lock, now), now)
     vault = await Vault.start(settings_of(room.system))
     try:
         put = await vault.store.put(here, b"here", now + timedelta(days=1))
     finally:
         await vault.stop()
-    await keep(room.engine, here, put.version, now + timedelta(days=1))
+    await keep(room.engine, put, now + timedelta(days=1))
     async with asyncio.timeout(30):
         while not await room.told(RENEWAL_FAILED, gone):
             await asyncio.sleep(0.1)
@@ -708,6 +708,9 @@ async def test_a_disposal_deletes_the_media_and_leaves_a_tombstone(room: Room, t
         assert await room.store.head(key) is None
     assert await room.store.head(f"recordings/{sealed.id}/manifest-0000") is not None
     left = await room.client.tombstone(sealed.id)
+    async with room.engine.connect() as db:
+        kept = (await db.execute(KEPT.by_name, {"key": f"recordings/{sealed.id}/tombstone"})).one()
+    assert kept.sha256 == left.sha256  # it is sampled as any kept file
     identity = await room.client.identity()
     public = Ed25519PublicKey.from_public_bytes(base64.b64decode(identity.receipt_key))
     told = verify.verify_envelope(left.tombstone.model_dump(), {identity.receipt_key_id: public}, TOMBSTONE_TYPE)

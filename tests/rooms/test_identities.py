@@ -282,7 +282,7 @@ FIXED = {
         "holds": ("id", "case_id", "reason", "placed_at"),
         "custodians": ("key_id", "name", "public_key", "enrolled_at"),
         "tombstones": ("recording_id", "order_id", "act", "began_at"),
-        "kept_files": ("key", "version"),
+        "kept_files": ("key", "version", "sha256", "size"),
         "manifests": ("envelope", "sha256", "closing", "key"),
     },
 }
@@ -307,7 +307,7 @@ QUEUE = {"pgqueuer", "pgqueuer_log", "pgqueuer_statistics", "pgqueuer_schedules"
 @pytest.mark.parametrize(
     ("role", "may"),
     [
-        ("quancheng_api", {"sessions", "sign_in_failures"}),
+        ("quancheng_api", {"sessions", "sign_in_failures", *QUEUE}),
         ("quancheng_vault", {"log_pending", *QUEUE}),
     ],
 )

@@ -15,6 +15,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -32,7 +33,7 @@ from services.vault.app import create_app
 from services.vault.contract import wire
 from services.vault.contract.channel import CHANNEL_SERVICE, RequestSigner
 from services.vault.errors import StoreUnavailable
-from services.vault.sampling import MANIFESTS, SEGMENTS, Sampler, Sealed
+from services.vault.sampling import KEPT, MANIFESTS, SEGMENTS, Sampler, Sealed
 from services.vault.settings import Settings
 from services.vault.stores.local import LocalStore
 from services.vault.stores.s3 import S3Store
@@ -96,6 +97,43 @@ async def test_a_manifest_is_drawn_and_examined_too(s3: Room) -> None:
     # The alarm leads back to the object.
     while await s3.told(sampling.DIFFERS, found.key):
         await s3.sampler.look()
+
+
+async def test_the_logs_own_files_are_drawn_and_a_difference_leads_back_to_them(s3: Room, local: Room) -> None:
+    for room in (s3, local):
+        await open_recording(room.client)  # an enrolment: a statement, which is sealed within a second
+        found: Sealed | None = None
+        async with asyncio.timeout(30):
+            while found is None or not found.key.startswith("statements/"):
+                found = await room.sampler.draw(KEPT)
+                await asyncio.sleep(0.01)
+        assert found.sha256 and found.size and found.retain_until
+        assert await room.sampler.examine(found, whole=True) == ""
+        for altered, why in (
+            (replace(found, sha256="0" * 64), "校验值"),
+            (replace(found, size=found.size + 1), "长度"),
+            (replace(found, version=str(uuid4())), "已没有版本" if room is s3 else "另一版本"),
+        ):
+            assert why in await room.sampler.examine(altered, whole=False)
+        while await room.told(sampling.DIFFERS, found.key):
+            await room.sampler.look()
+
+
+async def test_a_kept_file_that_is_gone_from_the_disk_is_found_out_until_it_is_back(local: Room) -> None:
+    await open_recording(local.client)
+    settings = settings_of(local.system)
+    assert settings.local_root
+    async with asyncio.timeout(30):
+        while (found := await local.sampler.draw(KEPT)) is None:
+            await asyncio.sleep(0.1)
+    path = settings.local_root / "evidence" / found.key
+    folders.release(str(path))
+    away = path.rename(path.with_suffix(".away"))
+    assert "已没有版本" in await local.sampler.examine(found, whole=False)
+    assert await local.told(sampling.DIFFERS, found.key)
+    away.rename(path)
+    assert await local.sampler.examine(found, whole=True) == ""
+    assert await local.told(sampling.DIFFERS, found.key) is None
 
 
 async def test_one_page_is_read_however_long_the_history(s3: Room) -> None:

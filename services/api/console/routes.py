@@ -11,9 +11,9 @@ from uuid import UUID
 from fastapi import APIRouter, Form, HTTPException, Path, Query, Request
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 
-from services.api import problems
+from services.api import jobs, problems
 from services.api.console.pages import STATIC, render
-from services.api.database import STORABLE, Db, Maker
+from services.api.database import STORABLE, Db, Engine, Maker
 from services.api.errors import NoSuchSegment, SignInFailed, TooManyFailures
 from services.api.identity import service as identity
 from services.api.identity.dependencies import COOKIE, Acting, SignedIn, same_site
@@ -97,13 +97,16 @@ async def recordings(
     request: Request,
     who: SignedIn,
     db: Db,
+    engine: Engine,
     state: Annotated[State | None, Query()] = None,
     cursor: Annotated[str | None, Query(max_length=200)] = None,
 ) -> HTMLResponse:
     page = await queries.recordings(db, who, state=state, cursor=cursor, limit=_PAGE)
     name = "recordings_rows.html" if request.headers.get("hx-request") else "recordings.html"
     lock = request.app.state.store_lock
-    return HTMLResponse(render(name, principal=who, page=page, state=state, cursor=cursor, store_lock=lock))
+    dead = who.may("tend-jobs") and await jobs.dead(engine, after=None, limit=1)
+    told = {"page": page, "state": state, "cursor": cursor, "dead_jobs": bool(dead)}
+    return HTMLResponse(render(name, principal=who, store_lock=lock, **told))
 
 
 @router.get("/recordings/{recording}")

@@ -6,7 +6,6 @@ terminal that was away asks what became of its recording. Each way ends in `_rec
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -48,18 +47,14 @@ async def manifest_of(
     return closed
 
 
-async def close_lost(sessions: Sessions, vault: VaultClient, *, after: timedelta, every: float) -> None:
-    """For as long as the api runs: recordings whose terminal has been silent for `after` are closed by the server.
+async def close_lost(sessions: Sessions, vault: VaultClient, *, after: timedelta) -> None:
+    """Recordings whose terminal has been silent for `after` are closed by the server, some of them at a time.
     The vault has the last word on how long that must be."""
-    while True:
-        try:
-            for recording in await _lost(sessions, after):
-                await _close_lost(sessions, vault, recording)
-        except VaultUnreachable as error:
-            _log.warning("lost recordings wait: %s", error)
-        except Exception:
-            _log.exception("closing lost recordings failed and will be tried again")
-        await asyncio.sleep(every)
+    try:
+        for recording in await _lost(sessions, after):
+            await _close_lost(sessions, vault, recording)
+    except VaultUnreachable as error:
+        _log.warning("lost recordings wait: %s", error)
 
 
 async def _lost(sessions: Sessions, after: timedelta) -> list[UUID]:

@@ -108,8 +108,7 @@ async def register_viewing(
             "purpose": use.purpose,
             "until": wire.rfc3339(until),
         } | use.note_digest()
-        outbox.enter(db, viewing.id, "viewing", fields, now)
-        await db.flush()
+        await outbox.enter(db, viewing.id, "viewing", fields, now)
         db.add(viewing)
     await outbox.tell(sessions, vault, viewing.id)
     return viewing
@@ -150,8 +149,7 @@ async def register_export(
         )
         fields = {"recordings": [str(recording)], "person": str(who.person_id), "purpose": use.purpose}
         fields |= use.note_digest()
-        outbox.enter(db, export.id, "export", fields, now)
-        await db.flush()
+        await outbox.enter(db, export.id, "export", fields, now)
         db.add(export)
     await outbox.tell(sessions, vault, export.id)
     return export

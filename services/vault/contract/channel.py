@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,9 +30,10 @@ CHANNEL_TERMINAL = "quancheng-terminal"
 CHANNEL_SERVICE = "quancheng-service"
 MAX_AGE = timedelta(minutes=5)
 MAX_SKEW = timedelta(seconds=60)
-"""How far ahead a signer's clock may be; a terminal further off follows the server's `Date` header
+"""How far ahead a signer's clock may be; a terminal or an api further off follows the server's `Date` header
 for its signatures alone (`RequestSigner.offset`), never for the times it reports."""
 
+_CLOCK_TOLERANCE = timedelta(seconds=5)
 _COVERED = ("@method", "@authority", "@path", "@query")
 
 
@@ -70,6 +72,17 @@ class RequestSigner(httpx.Auth):
         self.offset = timedelta()
         self._tag = tag
         self._signer = HTTPMessageSigner(signature_algorithm=_algorithms.ED25519, key_resolver=_Keys(key, None))
+
+    def follow(self, server_time: str | None) -> bool:
+        """Sign by the server's clock (its `Date` header) from now on; False where that changes little."""
+        try:
+            ahead = parsedate_to_datetime(server_time or "") - datetime.now(UTC)
+        except (TypeError, ValueError):
+            return False
+        if abs(ahead - self.offset) <= _CLOCK_TOLERANCE:
+            return False
+        self.offset = ahead
+        return True
 
     def auth_flow(self, request: httpx.Request) -> Any:
         self.sign(request)

@@ -7,7 +7,7 @@ written is not asked for again, so it may be repeated at any restart.
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Select, func, select, update
 from sqlalchemy.dialects.postgresql import insert
@@ -17,7 +17,7 @@ from sqlmodel import col
 from services.vault.contract import wire
 from services.vault.log import tree
 from services.vault.log.sequencer import tiles_for
-from services.vault.log.witnesses import Away, Policy, Witnesses, name_of, pause
+from services.vault.log.witnesses import LONGEST_PAUSE, Away, Policy, Witnesses, name_of, pause
 from services.vault.models import Cosignature, LogCheckpoint, LogHead, Rebuild, WitnessRecord
 from services.vault.settings import Witness
 
@@ -50,7 +50,7 @@ class Checkpoints:
         due = [
             (name, witness)
             for name, witness in known.items()
-            if name not in have and (name not in records or records[name].next_try_at <= now)
+            if name not in have and (name not in records or not _left_alone(records[name].next_try_at, now))
         ]
         sizes = {name: records[name].size if name in records else 0 for name, _ in due}
         answers = await asyncio.gather(*(self._ask(witness, size, note, sizes[name]) for name, witness in due))
@@ -167,6 +167,11 @@ class Checkpoints:
     def _newest_meeting(self) -> Select[int]:
         query = select(col(LogCheckpoint.size)).where(col(LogCheckpoint.policy) == self.policy.id)
         return query.order_by(col(LogCheckpoint.size).desc()).limit(1)
+
+
+def _left_alone(until: datetime, now: datetime) -> bool:
+    """Farther ahead than any pause is only what a clock wrote that was set back since."""
+    return now < until <= now + timedelta(seconds=LONGEST_PAUSE)
 
 
 async def whole(db: AsyncConnection, size: int) -> str:

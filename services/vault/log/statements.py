@@ -80,7 +80,7 @@ async def seal(
     key = f"{PREFIX}{done:012d}-{end:012d}-{keys.receipt_key_id[:8]}.jsonl"
     retain_until = (datetime.now(UTC) + retention).replace(microsecond=0)
     stored = await store.put(key, data, retain_until)
-    await keep(engine, key, stored.version, retain_until)
+    await keep(engine, stored, retain_until)
     return end
 
 

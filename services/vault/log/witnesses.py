@@ -36,7 +36,7 @@ from services.vault.log.tree import ReadProof
 from services.vault.settings import Witness
 
 _log = logging.getLogger("quancheng.vault.witnesses")
-_LONGEST_PAUSE = 60
+LONGEST_PAUSE = 60
 _ANSWER_BYTES = 64 * 1024
 _REASONS = {403: "forbidden", 404: "unknown-log", 422: "inconsistent"}
 
@@ -66,7 +66,7 @@ def name_of(witness: Witness) -> str:
 
 def pause(tries: int) -> timedelta:
     """How long to leave a witness alone that has failed so many times in a row."""
-    return timedelta(seconds=min(2 ** min(tries, 10), _LONGEST_PAUSE))
+    return timedelta(seconds=min(2 ** min(tries, 10), LONGEST_PAUSE))
 
 
 class Witnesses:

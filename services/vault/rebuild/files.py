@@ -23,7 +23,8 @@ _AT_ONCE = 16
 
 async def kept(engine: AsyncEngine, head: StoredObject) -> None:
     """It is renewed from the date on that the store says."""
-    told = {"version": head.version, "retain_until": head.retain_until or datetime.now(UTC)}
+    told: dict[str, object] = {"version": head.version, "retain_until": head.retain_until or datetime.now(UTC)}
+    told |= {"sha256": head.sha256, "size": head.size}
     row = insert(KeptFile).values(key=head.key, **told)
     async with engine.begin() as db:
         await db.execute(row.on_conflict_do_update(index_elements=["key"], set_=told))

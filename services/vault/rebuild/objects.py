@@ -38,7 +38,7 @@ from services.vault.models import Enrolment, LogEntry, LogPending, Manifest, Rec
 from services.vault.rebuild.acts import put_segments, segment_row
 from services.vault.rebuild.files import kept
 from services.vault.rebuild.ledger import Trusted
-from services.vault.retention import COVERED, RENEW_BEFORE
+from services.vault.retention import COVERED, RENEW_BEFORE, keep_manifests
 from services.vault.sampling import DIFFERS
 from services.vault.sealing import prefix_of, receipt_payload
 from services.vault.stores.port import Store, StoredName, StoredObject
@@ -299,6 +299,7 @@ class Objects:
                 if done.rowcount:
                     ended = {"state": "disposed", "renew_at": None}
                     await db.execute(update(Recording).where(col(Recording.id) == recording).values(**ended))
+                    await keep_manifests(db, recording)
             if not done.rowcount:
                 await self._fault(key, "日志中没有对应的销毁记录")
             else:

@@ -28,7 +28,8 @@ import httpx
 
 from services.vault.errors import StoreUnavailable
 from services.vault.stores.findings import Findings
-from services.vault.stores.s3 import S3Store, stored_object
+from services.vault.stores.hearing import stored_object
+from services.vault.stores.s3 import S3Store
 
 _LOCKED_DAYS = 2
 _PREFIX = "lock/"

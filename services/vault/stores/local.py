@@ -22,6 +22,7 @@ import re
 import secrets
 import stat
 from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO
@@ -29,7 +30,7 @@ from urllib.parse import urlsplit
 
 from services.vault.contract.http import Receive, Scope, Send, problem
 from services.vault.contract.wire import MAX_SEGMENT_BYTES, TICKET_SECONDS, Lock
-from services.vault.errors import NotInStore, StillLocked, StoredDiffers, StoreUnfit
+from services.vault.errors import NotInStore, StillLocked, StoredDiffers, StoreFull, StoreUnfit
 from services.vault.stores.port import GetTicket, PutTicket, StoredName, StoredObject
 
 MOUNT = "/store"
@@ -41,6 +42,7 @@ _PAGE = 1000
 _FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS, _FS_IMMUTABLE_FL = 0x80086601, 0x40086602, 0x10
 _VERSION = "1"
 _INTENT, _ATTRIBUTE = "x-quancheng-intent", "user.quancheng.intent"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class _Refused(Exception):
@@ -117,7 +119,8 @@ class LocalStore:
 
     async def put(self, key: str, data: bytes, retain_until: datetime) -> StoredObject:
         sha256 = hashlib.sha256(data).hexdigest()
-        await asyncio.to_thread(self._write_whole, self._evidence / key, data)
+        with _plainly():
+            await asyncio.to_thread(self._write_whole, self._evidence / key, data)
         found = await self.head(key)
         if found is None or found.sha256 != sha256:
             raise StoredDiffers(f"{key} is not what was put")
@@ -129,7 +132,8 @@ class LocalStore:
             raise NotInStore(key)
 
     async def hold(self, key: str, version: str, on: bool) -> None:
-        await asyncio.to_thread(self._set_held, key, on)
+        with _plainly():
+            await asyncio.to_thread(self._set_held, key, on)
 
     async def delete(self, key: str, version: str) -> None:
         await asyncio.to_thread(self._delete, key)
@@ -147,10 +151,11 @@ class LocalStore:
 
     async def publish(self, path: str, data: bytes, *, immutable: bool) -> None:
         target = self._log / path
-        if not immutable:
-            await asyncio.to_thread(self._replace, target, data)
-        elif not await asyncio.to_thread(self._write_whole, target, data) and await self.published(path) != data:
-            raise StoredDiffers(f"{path} was published with other bytes")
+        with _plainly():
+            if not immutable:
+                await asyncio.to_thread(self._replace, target, data)
+            elif not await asyncio.to_thread(self._write_whole, target, data) and await self.published(path) != data:
+                raise StoredDiffers(f"{path} was published with other bytes")
 
     async def published(self, path: str) -> bytes | None:
         try:
@@ -236,7 +241,7 @@ class LocalStore:
                 if not await asyncio.to_thread(self._settle, file, temporary, target):
                     raise _Refused(412, "already-there", "该对象已存在，不可覆盖。")
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno in _FULL:
                 raise _Refused(507, "disk-full", "证据存储空间不足。") from error
             raise
         finally:
@@ -336,12 +341,15 @@ class LocalStore:
 
     def _replace(self, target: Path, data: bytes) -> None:
         temporary = self._incoming / secrets.token_hex(16)
-        with _create(temporary) as file:
-            _write(file, [data], None)
-            file.flush()
-            os.fsync(file.fileno())
-        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        temporary.replace(target)
+        try:
+            with _create(temporary) as file:
+                _write(file, [data], None)
+                file.flush()
+                os.fsync(file.fileno())
+            target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
         _sync_folder(target.parent)
 
     # Tickets.
@@ -358,6 +366,16 @@ class LocalStore:
     def _signature(self, method: str, path: str, headers: dict[str, str], expires: int) -> str:
         lines = [method, path, str(expires), *(f"{name}:{headers[name]}" for name in sorted(headers))]
         return hmac.new(self._secret, "\n".join(lines).encode(), hashlib.sha256).hexdigest()
+
+
+@contextmanager
+def _plainly() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise StoreFull(str(error.strerror)) from error
+        raise
 
 
 def _create(path: Path) -> IO[bytes]:

@@ -12,7 +12,7 @@ import asyncio
 import base64
 import hashlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -32,15 +32,17 @@ from pydantic import SecretStr
 from services.vault.contract.wire import TICKET_SECONDS, Lock
 from services.vault.errors import NotInStore, StillLocked, StoredDiffers, StoreUnavailable
 from services.vault.settings import Settings
+from services.vault.stores.hearing import ANSWER_SECONDS, INTENT, Hearing, clock_of, code_of, refusal, stored_object
 from services.vault.stores.port import GetTicket, PutTicket, StoredName, StoredObject
 
 _UNSIGNED = "UNSIGNED-PAYLOAD"
 _EMPTY = hashlib.sha256(b"").hexdigest()
 _CHUNK = 256 * 1024
+_CHUNK_SECONDS = 60.0
+"""How long a reader waits for a chunk, however it trickles."""
 _NO_EXTRACT = {"x-amz-meta-snowball-auto-extract": "false"}
 """MinIO unpacks a tar that is put with this header set to true, into any keys of the bucket, and the header
 need not be signed to be obeyed. Signed as false it cannot be set."""
-_INTENT = "x-amz-meta-quancheng-intent"
 _ASK_CHECKSUM = {"x-amz-checksum-mode": "ENABLED"}
 Who = Literal["put", "keep", "probe"]
 Bucket = Literal["evidence", "log", "probe"]
@@ -69,15 +71,16 @@ class S3Store:
         self._keep = Credentials(settings.s3_keep_access_key, settings.s3_keep_secret_key.get_secret_value())
         self._probe = Credentials(settings.s3_probe_access_key, settings.s3_probe_secret_key.get_secret_value())
         self._buckets = {"evidence": self._evidence, "log": self._log, "probe": settings.s3_probe_bucket}
+        self._heard = Hearing()
         self._http = httpx.AsyncClient(
-            timeout=httpx.Timeout(20.0, connect=3.0),
+            timeout=httpx.Timeout(ANSWER_SECONDS, connect=3.0),
             limits=httpx.Limits(max_connections=64, max_keepalive_connections=32),
             trust_env=False,
         )
         # A hold is tens of thousands of small calls: plain connections in threads cost a third of httpx's.
         self._changers = ThreadPoolExecutor(CHANGES_AT_ONCE, thread_name_prefix="store")
         self._plain = urllib3.PoolManager(
-            maxsize=CHANGES_AT_ONCE, timeout=urllib3.Timeout(connect=3.0, read=20.0), retries=False
+            maxsize=CHANGES_AT_ONCE, timeout=urllib3.Timeout(connect=3.0, read=ANSWER_SECONDS), retries=False
         )
 
     async def start(self) -> None:
@@ -98,7 +101,7 @@ class S3Store:
             "x-amz-object-lock-mode": "COMPLIANCE",
             "x-amz-object-lock-retain-until-date": _store_time(retain_until),
             **_NO_EXTRACT,
-            **({_INTENT: intent} if intent else {}),
+            **({INTENT: intent} if intent else {}),
         }
         url = self._url(self._evidence, key)
         signed = self._signed("PUT", url, headers, self._put, _UNSIGNED, now)
@@ -106,7 +109,8 @@ class S3Store:
 
     def get_ticket(self, key: str, version: str, now: datetime) -> GetTicket:
         url = self._url(self._evidence, key, f"versionId={quote(version, safe='')}")
-        return GetTicket(url, self._signed("GET", url, {}, self._keep, _EMPTY, now))
+        skew = self._heard.now() - datetime.now(UTC)
+        return GetTicket(url, self._signed("GET", url, {}, self._keep, _EMPTY, now + skew))
 
     async def head(self, key: str, version: str | None = None) -> StoredObject | None:
         response = await self._keep_call(
@@ -118,30 +122,30 @@ class S3Store:
         asked = datetime.now(UTC)
         response = await self._keep_call("GET", self._evidence, "", "versioning=", absent_is_none=True)
         answered = datetime.now(UTC)
-        try:
-            clock = datetime.strptime(response.headers["date"], "%a, %d %b %Y %H:%M:%S GMT").replace(tzinfo=UTC)
-        except (KeyError, ValueError) as error:
-            raise StoreUnavailable("the store does not tell its time") from error
+        if (clock := clock_of(response.headers)) is None:
+            raise StoreUnavailable("the store does not tell its time")
         # The header is cut to whole seconds, so the true time lies within the second after it.
         ahead, behind = clock - answered, asked - (clock + timedelta(seconds=1))
         return max(ahead, timedelta()) or -max(behind, timedelta())
 
     async def put(self, key: str, data: bytes, retain_until: datetime) -> StoredObject:
         sha256 = hashlib.sha256(data).hexdigest()
-        ticket = self.put_ticket(key, sha256, len(data), retain_until, datetime.now(UTC))
-        try:
-            response = await self._http.put(self._url(self._evidence, key), content=data, headers=ticket.headers)
-        except httpx.HTTPError as error:
-            raise StoreUnavailable(str(error)) from error
+        url = self._url(self._evidence, key)
+
+        def send(now: datetime) -> Awaitable[httpx.Response]:
+            ticket = self.put_ticket(key, sha256, len(data), self._heard.lockable(retain_until), now)
+            return self._http.put(url, content=data, headers=ticket.headers)
+
+        response = await self._heard.asked(send, len(data))
         if response.status_code not in (200, 412):
-            raise StoreUnavailable(f"PUT answered {response.status_code}")
+            raise refusal(response.status_code, code_of(response.text), "PUT")
         found = await self.head(key)
         if found is None or found.sha256 != sha256 or found.lock != self.lock:
             raise StoredDiffers(f"{key} is not what was put")
         return found
 
     async def extend(self, key: str, version: str, retain_until: datetime) -> None:
-        until = f"<RetainUntilDate>{_store_time(retain_until)}</RetainUntilDate>"
+        until = f"<RetainUntilDate>{_store_time(self._heard.lockable(retain_until))}</RetainUntilDate>"
         body = f"<Retention><Mode>COMPLIANCE</Mode>{until}</Retention>"
         try:
             await self._change("retention", key, version, body)
@@ -165,30 +169,34 @@ class S3Store:
         url = self._url(self._evidence, key, f"{part}=&versionId={quote(version, safe='')}")
         headers = {"content-md5": base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()}
         payload = hashlib.sha256(content).hexdigest()
-        signed = self._signed("PUT", url, headers, self._keep, payload, datetime.now(UTC))
+
+        def send() -> urllib3.BaseHTTPResponse:
+            signed = self._signed("PUT", url, headers, self._keep, payload, self._heard.now())
+            return self._plain.request("PUT", url, body=content, headers=signed)
+
         try:
-            response = await asyncio.get_running_loop().run_in_executor(
-                self._changers, lambda: self._plain.request("PUT", url, body=content, headers=signed)
-            )
+            response = await asyncio.get_running_loop().run_in_executor(self._changers, send)
+            if self._heard.refused(response.status, response.headers):
+                response = await asyncio.get_running_loop().run_in_executor(self._changers, send)
         except urllib3.exceptions.HTTPError as error:
             raise StoreUnavailable(str(error)) from error
         if response.status == 404:
             raise NotInStore(f"{key} version {version}")
         if response.status != 200:
-            raise StoreUnavailable(f"PUT {part} of {key} answered {response.status}: {_code(response.data.decode())}")
+            raise refusal(response.status, code_of(response.data.decode()), f"PUT {part} of {key}")
 
     async def delete(self, key: str, version: str, who: Credentials) -> None:
         """As `who`: none of the identities this store knows by itself may."""
         url = self._url(self._evidence, key, f"versionId={quote(version, safe='')}")
-        signed = self._signed("DELETE", url, {}, who, _EMPTY, datetime.now(UTC))
-        try:
-            response = await self._http.delete(url, headers=signed)
-        except httpx.HTTPError as error:
-            raise StoreUnavailable(str(error)) from error
+
+        def send(now: datetime) -> Awaitable[httpx.Response]:
+            return self._http.delete(url, headers=self._signed("DELETE", url, {}, who, _EMPTY, now))
+
+        response = await self._heard.asked(send)
         if response.status_code == 400:
-            raise StillLocked(f"{key}: {_code(response.text)}")
+            raise StillLocked(f"{key}: {code_of(response.text)}")
         if response.status_code not in (200, 204, 404):
-            raise StoreUnavailable(f"DELETE {key} answered {response.status_code}: {_code(response.text)}")
+            raise StoreUnavailable(f"DELETE {key} answered {response.status_code}: {code_of(response.text)}")
 
     async def list(self, prefix: str) -> AsyncIterator[StoredName]:
         asked = {"encoding-type": "url", "max-keys": str(_PAGE), "prefix": prefix, "versions": ""}
@@ -213,9 +221,13 @@ class S3Store:
         try:
             async with self._http.stream("GET", ticket.url, headers=ticket.headers) as response:
                 if response.status_code != 200:
+                    self._heard.refused(response.status_code, response.headers)
                     raise StoreUnavailable(f"GET answered {response.status_code}")
-                async for chunk in response.aiter_raw(_CHUNK):
+                chunks = response.aiter_raw(_CHUNK)
+                while chunk := await asyncio.wait_for(anext(chunks, b""), _CHUNK_SECONDS):
                     yield chunk
+        except TimeoutError as error:
+            raise StoreUnavailable(f"no {_CHUNK} bytes within {_CHUNK_SECONDS:.0f} s") from error
         except httpx.HTTPError as error:
             raise StoreUnavailable(str(error)) from error
 
@@ -224,15 +236,18 @@ class S3Store:
         replaced = None if immutable else await self._etag(path)
         headers = {"if-match": replaced} if replaced else {"if-none-match": "*"}
         url = self._url(self._log, path)
-        signed = self._signed("PUT", url, headers, self._keep, hashlib.sha256(data).hexdigest(), datetime.now(UTC))
-        try:
-            response = await self._http.put(url, content=data, headers=signed)
-        except httpx.HTTPError as error:
-            raise StoreUnavailable(str(error)) from error
+        payload = hashlib.sha256(data).hexdigest()
+
+        def send(now: datetime) -> Awaitable[httpx.Response]:
+            return self._http.put(
+                url, content=data, headers=self._signed("PUT", url, headers, self._keep, payload, now)
+            )
+
+        response = await self._heard.asked(send, len(data))
         if response.status_code == 412 and await self.published(path) != data:
             raise StoredDiffers(f"{path} was published with other bytes")
         if response.status_code not in (200, 412):
-            raise StoreUnavailable(f"PUT of {path} answered {response.status_code}")
+            raise refusal(response.status_code, code_of(response.text), f"PUT of {path}")
 
     async def _etag(self, path: str) -> str | None:
         response = await self._keep_call("HEAD", self._log, path, absent_is_none=True)
@@ -265,7 +280,7 @@ class S3Store:
         if who is not None:
             identity = {"put": self._put, "keep": self._keep, "probe": self._probe}[who]
             payload = _UNSIGNED if ticket else hashlib.sha256(content).hexdigest()
-            sent = self._signed(method, url, sent, identity, payload, datetime.now(UTC))
+            sent = self._signed(method, url, sent, identity, payload, self._heard.now())
         try:
             return await self._http.request(method, url, headers=change(sent) if change else sent, content=content)
         except httpx.HTTPError as error:
@@ -285,11 +300,12 @@ class S3Store:
         absent_is_none: bool = False,
     ) -> httpx.Response:
         url = self._url(bucket, key, query)
-        signed = self._signed(method, url, headers or {}, self._keep, _EMPTY, datetime.now(UTC))
-        try:
-            response = await self._http.request(method, url, headers=signed)
-        except httpx.HTTPError as error:
-            raise StoreUnavailable(str(error)) from error
+
+        def send(now: datetime) -> Awaitable[httpx.Response]:
+            signed = self._signed(method, url, headers or {}, self._keep, _EMPTY, now)
+            return self._http.request(method, url, headers=signed)
+
+        response = await self._heard.asked(send)
         if response.status_code == 404 and absent_is_none:
             return response
         if response.status_code != 200:
@@ -320,32 +336,6 @@ class S3Store:
             date=now,
         )
         return {name: str(value) for name, value in signed.items() if name != "host"}
-
-
-def stored_object(key: str, found: httpx.Headers) -> StoredObject:
-    """What a HEAD told. What cannot be read is taken as not told, which fits no intent."""
-    until = found.get("x-amz-object-lock-retain-until-date")
-    try:
-        sha256 = base64.b64decode(found.get("x-amz-checksum-sha256", ""), validate=True).hex()
-        retain_until = datetime.fromisoformat(until) if until else None
-        size = int(found.get("content-length", "-1"))
-    except ValueError:
-        sha256, retain_until, size = "", None, -1
-    return StoredObject(
-        key=key,
-        version=found.get("x-amz-version-id", ""),
-        size=size,
-        sha256=sha256,
-        lock="compliance" if found.get("x-amz-object-lock-mode") == "COMPLIANCE" else "none",
-        retain_until=retain_until if retain_until is None or retain_until.tzinfo else None,
-        held=found.get("x-amz-object-lock-legal-hold") == "ON",
-        intent=found.get(_INTENT, ""),
-    )
-
-
-def _code(answer: str) -> str:
-    """The store's own word for its refusal, such as `InvalidRequest`."""
-    return answer.partition("<Code>")[2].partition("</Code>")[0]
 
 
 def _version(version: str | None) -> str:
