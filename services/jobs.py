@@ -9,8 +9,9 @@
 A handler is idempotent and keeps its progress in rows: it may be killed anywhere and is run again, by whichever
 worker comes first. One that raises is tried again after 1, 2, 4 … `longest` seconds (and a fifth more or less),
 `tries` times in all, or not at all where it raises `Hopeless`; then it is *dead*: it stays in the queue, `told` is
-told, and somebody has to look and let it be retried. Two jobs of one kind and subject never run at once. At a stop
-the running ones are given back.
+told, and somebody has to look and let it be retried. Where `told` itself raises, that is one more failed try: no job
+is dead of whom nobody was told. Two jobs of one kind and subject never run at once. At a stop the running ones are
+given back.
 
 What recurs every few seconds has no row each time: the worker that holds the kind's advisory lock does it, and
 whichever is next does where that one dies.
@@ -182,13 +183,16 @@ class Jobs:
             await asyncio.wait({task})
         if task.cancelled():
             raise RetryRequested(delay=timedelta(), reason="stopping")
-        if (error := task.exception()) is None:
-            await self._told.done(kind, subject)
+        error = task.exception() or await _raised(self._told.done(kind, subject))
+        if error is None:
             return
         if attempts + 1 >= self._tries or isinstance(error, Hopeless):
             reason = str(error) if isinstance(error, Hopeless) else type(error).__name__
-            await self._told.died(kind, subject, reason)
-            raise error
+            # A death that nobody could be told of is none yet.
+            untold = await _raised(self._told.died(kind, subject, reason))
+            if untold is None:
+                raise error
+            error = untold
         _log.warning("job kind=%s subject=%s failed and will be tried again: %r", kind, subject, error)
         wait = min(self._longest, 2.0 ** min(attempts, 16)) * random.uniform(0.8, 1.2)  # noqa: S311
         raise RetryRequested(delay=timedelta(seconds=wait), reason=type(error).__name__) from error
@@ -235,6 +239,14 @@ class _Executor(AbstractEntrypointExecutor):
     async def execute(self, job: models.Job, context: models.Context) -> None:
         subject = (job.payload or b"").decode()
         await self._jobs.run(self._kind, self._handler, subject, job.attempts, self._pool)
+
+
+async def _raised(telling: Awaitable[None]) -> Exception | None:
+    try:
+        await telling
+    except Exception as error:
+        return error
+    return None
 
 
 async def _unused(_: models.Job) -> None:

@@ -280,3 +280,63 @@ async def test_what_is_entered_while_two_of_the_same_are_taken_is_done_after_bot
     await until(lambda: ran == 3, 20)
     working.cancel()
     await asyncio.gather(working, return_exceptions=True)
+
+
+class Deaf(Told):
+    """Its database is away the first times that something is to be told."""
+
+    def __init__(self, folder: Path, failures: int):
+        super().__init__(folder)
+        self.failures = failures
+
+    async def died(self, kind: str, subject: str, reason: str) -> None:
+        self.fail()
+        await super().died(kind, subject, reason)
+
+    async def done(self, kind: str, subject: str) -> None:
+        self.fail()
+        await super().done(kind, subject)
+
+    def fail(self) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise ConnectionError
+
+
+async def test_a_job_that_was_done_and_could_not_be_told_of_is_not_dead(
+    engine: AsyncEngine, dsn: str, kind: str, tmp_path: Path
+) -> None:
+    ran = 0
+
+    async def handler(subject: str) -> None:
+        nonlocal ran
+        ran += 1
+
+    queue = Jobs(dsn, "vault", Deaf(tmp_path, 1), tries=4)
+    queue.handle(kind, handler)
+    working = asyncio.create_task(queue.work())
+    try:
+        await enter(engine, kind, "done")
+        await until((tmp_path / "done.told-done").exists)
+    finally:
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+    assert ran == 2
+    assert not [job for job in await jobs.dead(engine, "vault", after=None, limit=200) if job.kind == kind]
+
+
+async def test_a_job_is_dead_only_once_somebody_was_told(
+    engine: AsyncEngine, dsn: str, kind: str, tmp_path: Path
+) -> None:
+    async def handler(subject: str) -> None:
+        raise ValueError
+
+    queue = Jobs(dsn, "vault", Deaf(tmp_path, 1), tries=1)
+    queue.handle(kind, handler)
+    working = asyncio.create_task(queue.work())
+    try:
+        await enter(engine, kind, "bad")
+        await until((tmp_path / "bad.died").exists)
+    finally:
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
