@@ -42,6 +42,7 @@ from services.vault.stores.port import Shredder, Store
 
 TOMBSTONE_TYPE = "application/vnd.quancheng.tombstone.v1+json"
 _BATCH = 256
+_DRIFTS = "证据库的时钟与存储或数据库的相差超过 5 秒"
 
 
 @dataclass(frozen=True)
@@ -78,22 +79,27 @@ class Disposer:
     async def dispose(
         self, envelope: wire.Envelope, shredder: Shredder, told: Callable[[Outcome], None]
     ) -> list[Outcome]:
-        """Raises what `Custodians.authorize` does, ClockDrift and StoreUnavailable. Each item is told as it ends."""
+        """Raises what `Custodians.authorize` does. Each item is told as it ends."""
         # 1. The order.
         authorized = await self._authorized(envelope)
-        # A folder has no clock of its own; and a clock of ours that is ahead ends terms that have not ended.
-        for drift in (await self._store.drift(), await database.drift(self._engine)):
-            if abs(drift) > MAX_DRIFT:
-                raise errors.ClockDrift
         outcomes = []
         for recording in _recordings(authorized):
             try:
-                outcome = await self._one(recording, authorized, shredder)
-            except (errors.OrderUnfit, errors.OrderNotAuthorized) as error:
+                # A disposal may take hours, and a clock be stepped meanwhile.
+                if await self._drifts():
+                    outcome = Outcome(recording, False, _DRIFTS)
+                else:
+                    outcome = await self._one(recording, authorized, shredder)
+            except (errors.OrderUnfit, errors.OrderNotAuthorized, errors.StoreUnavailable) as error:
                 outcome = Outcome(recording, False, error.title)
             told(outcome)
             outcomes.append(outcome)
         return outcomes
+
+    async def _drifts(self) -> bool:
+        # A folder has no clock of its own; and a clock of ours that is ahead ends terms that have not ended.
+        drifts = (await self._store.drift(), await database.drift(self._engine))
+        return max(map(abs, drifts)) > MAX_DRIFT
 
     async def _authorized(self, envelope: wire.Envelope) -> Authorized:
         authorized = await self._custodians.authorize(envelope)

@@ -686,6 +686,36 @@ async def test_two_disposals_at_once_leave_one_tombstone(room: Room, tmp_path: P
     assert left.sha256 == (await stored(room, f"recordings/{sealed.id}/tombstone")).sha256
 
 
+async def test_a_clock_that_is_stepped_in_the_midst_of_a_disposal_stops_the_rest(room: Room, tmp_path: Path) -> None:
+    first, second = await recorded(room, [b"in time"]), await recorded(room, [b"after the step"])
+    await lapsed(room, second.id)
+    path, looks = disposal(tmp_path, first.id, second.id), 0
+    vault = await Vault.start(settings_of(room.system))
+
+    class Stepped:
+        """The store's clock, which is stepped after the first item."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(vault.store, name)
+
+        async def drift(self) -> timedelta:
+            nonlocal looks
+            looks += 1
+            return timedelta(hours=1) if looks > 1 else await vault.store.drift()
+
+    stepped: Any = Stepped()
+    parts = (vault.keys, vault.sequencer, vault.custodians, vault.retention)
+    disposer, shredder = Disposer(vault.engine, stepped, *parts), shredder_of(room)
+    try:
+        one, other = await disposer.dispose(wire.Envelope.model_validate_json(path.read_bytes()), shredder, print)
+    finally:
+        await shredder.stop()
+        await vault.stop()
+    assert (one.disposed, other.disposed) == (True, False)
+    assert "时钟" in other.why
+    assert await room.store.head(second.keys[0]) is not None
+
+
 def shredder_of(room: Room) -> Shredder:
     """The identity that deletes."""
     if isinstance(room.store, LocalStore):
