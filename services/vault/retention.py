@@ -140,6 +140,7 @@ class Retention:
         if row is None:
             return
         if row.state in _GONE:
+            await self._let_go(recording)
             await self._look_next(recording, now, held=False)
             return
         until = (now + FARTHEST).replace(microsecond=0)
@@ -154,17 +155,22 @@ class Retention:
             short = {"which": "retain_until IS NULL OR retain_until < :edge", "edge": edge, "until": until}
             longer = "retain_until = greatest(retain_until, CAST(:until AS timestamptz))"
             await self._each(recording, short, lambda one: self._store.extend(one.key, one.version, until), longer)
+        if not row.held:
+            await self._let_go(recording)
         # 3. When to look next.
         await self._look_next(recording, now, held=bool(row.held))
 
     async def reconcile(self, subject: str) -> None:
-        """A held object whose flag is gone, or that is gone itself, is an alarm; its recording is settled again."""
+        """A held object whose flag is gone, or that is gone itself, is an alarm; its recording is settled again. The
+        alarm stands until the object is found held again, or no hold covers it any more."""
         recording = UUID(subject)
         gone: list[Any] = []
+        fine: list[str] = []
 
         async def look(one: Any) -> None:
             found = await self._store.head(one.key, one.version)
             if found is not None and found.held:
+                fine.append(one.key)
                 return
             # A release may be clearing flags meanwhile: then the row has ceased to say held before the store did.
             async with self._engine.connect() as db:
@@ -176,6 +182,8 @@ class Retention:
                 gone.append(one)
 
         await self._each(recording, {"which": "held"}, look, None)
+        for start in range(0, len(fine), _BATCH):
+            await self._alarms.clear_all(HOLD_MISSING, fine[start : start + _BATCH])
         if gone:
             async with self._engine.begin() as db:
                 await _mark(db, gone, "held = NULL", {"recording": recording})
@@ -210,12 +218,17 @@ class Retention:
         async with self._engine.begin() as db:
             these = col(KeptFile.key).in_([row.key for row in done])
             await db.execute(update(KeptFile).where(these).values(retain_until=until))
+        await self._alarms.clear_all(RENEWAL_FAILED, [row.key for row in done])
         for one in missing:
             await self._alarms.sound(RENEWAL_FAILED, one.key, f"存储中已没有版本 {one.version}，锁定无法续期")
         told = f"存储拒绝或没有应答，至少 {len(failed)} 个日志文件的锁定未能续期（{failed[0]}）" if failed else ""
         if rows:
             await self._alarms.settle(RENEWAL_FAILED, "kept-files", told)
         return len(done)
+
+    async def _let_go(self, recording: UUID) -> None:
+        """Nothing of it is to be held, so that no flag of it is missing."""
+        await self._alarms.clear_under(HOLD_MISSING, f"recordings/{recording}/")
 
     async def _hold(self, one: Any, on: bool) -> None:
         await self._store.hold(one.key, one.version, on)

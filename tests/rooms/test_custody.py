@@ -197,6 +197,8 @@ async def test_a_file_of_the_log_that_cannot_be_renewed_is_an_alarm_and_keeps_no
         put = await vault.store.put(here, b"here", now + timedelta(days=1))
     finally:
         await vault.stop()
+    # As when it could not be renewed the last time.
+    await room.alarms.sound(RENEWAL_FAILED, here, "存储中已没有这一版本，锁定无法续期")
     await keep(room.engine, put, now + timedelta(days=1))
     async with asyncio.timeout(30):
         while not await room.told(RENEWAL_FAILED, gone):
@@ -207,6 +209,9 @@ async def test_a_file_of_the_log_that_cannot_be_renewed_is_an_alarm_and_keeps_no
             async with room.engine.connect() as db:
                 until = await db.scalar(query, {"key": here})
             await asyncio.sleep(0.1)
+        while await room.told(RENEWAL_FAILED, here):
+            await asyncio.sleep(0.1)
+    assert await room.told(RENEWAL_FAILED, gone)
 
 
 async def test_a_lock_that_reaches_further_than_is_asked_is_left_as_it_is(room: Room) -> None:
@@ -469,6 +474,28 @@ async def test_a_flag_that_was_cleared_behind_the_vaults_back_is_an_alarm_and_is
             await asyncio.sleep(0.1)
         while not await room.told(HOLD_MISSING, sealed.keys[0]):
             await asyncio.sleep(0.1)
+    # It stands until the next look finds the flag again.
+    await settled(room, hold, objects=2)
+    async with room.engine.begin() as db:
+        await jobs.enter(db, RECONCILE, str(sealed.id))
+    async with asyncio.timeout(30):
+        while await room.told(HOLD_MISSING, sealed.keys[0]):
+            await asyncio.sleep(0.1)
+
+
+async def test_the_alarm_of_a_missing_flag_goes_with_the_hold(room: Room) -> None:
+    sealed = await recorded(room, [b"cleared, and let go"])
+    hold = await placed(room, sealed.id)
+    await settled(room, hold, objects=2)
+    await room.alarms.sound(HOLD_MISSING, sealed.keys[0], "存储中的留存标志已被清除，已重新设置")
+    other = f"recordings/{uuid7()}/{0:010d}-{'0' * 64}"
+    await room.alarms.sound(HOLD_MISSING, other, "另一份记录的")
+    await room.client.release(hold, release(hold, FIRST, SECOND))
+    async with asyncio.timeout(30):
+        while await room.told(HOLD_MISSING, sealed.keys[0]):
+            await asyncio.sleep(0.1)
+    assert await room.told(HOLD_MISSING, other)
+    await room.alarms.clear(HOLD_MISSING, other)
 
 
 async def test_a_killed_vault_goes_on_with_a_hold_of_many(room: Room) -> None:
