@@ -254,7 +254,7 @@ async def _unused(_: models.Job) -> None:
 
 
 async def enter(db: AsyncConnection, schema: str, kind: str, subject: str, *, due: datetime | None = None) -> None:
-    """See `Jobs.enter`. What waits already stands for it, and no worker takes that before this transaction has ended:
+    """See `Jobs.enter`. What waits already stands for it, sooner if need be, and no worker takes that before this transaction has ended:
     one that did would not see what is entered here. Where the same is running, one more waits behind it, since what
     was entered now may have come too late for the one that runs."""
     if len(subject) > _MAX_SUBJECT:
@@ -265,14 +265,22 @@ async def enter(db: AsyncConnection, schema: str, kind: str, subject: str, *, du
         VALUES (0, :kind, :payload, 'queued', :key, now() + CAST(:wait AS interval))
         ON CONFLICT DO NOTHING RETURNING id
     """)  # noqa: S608 - the schema is a constant of the service
+    sooner = text(f"""
+        UPDATE {queue} SET execute_after = now() + CAST(:wait AS interval) WHERE dedupe_key = :key
+        AND status = 'queued' AND attempts = 0 AND execute_after > now() + CAST(:wait AS interval) RETURNING id
+    """)  # noqa: S608
     waiting = text(f"SELECT id FROM {queue} WHERE dedupe_key = :key AND status = 'queued' FOR SHARE")  # noqa: S608
     running = text(f"SELECT id FROM {queue} WHERE dedupe_key = :key AND status = 'picked'")  # noqa: S608
     # The queue goes by the database's clock alone: a clock of ours that is ahead would make a job wait for hours.
     wait = max(due - datetime.now(UTC), timedelta()) if due else timedelta()
     values = {"kind": kind, "payload": subject.encode(), "wait": wait}
     key = f"{kind}/{subject}"
-    while await db.scalar(statement, values | {"key": key}) is None:
-        if await db.scalar(waiting, {"key": key}) is not None:
+    while True:
+        # An INSERT is a NOTIFY even where it finds that another stands for it.
+        for standing, told in ((sooner, {"wait": wait}), (waiting, {})):
+            if await db.scalar(standing, told | {"key": key}) is not None:
+                return
+        if await db.scalar(statement, values | {"key": key}) is not None:
             return
         if await db.scalar(running, {"key": key}) is not None:
             key += "+"

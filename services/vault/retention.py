@@ -49,6 +49,7 @@ FARTHEST = timedelta(days=365)
 RENEW_BEFORE = timedelta(days=90)
 _HELD_EVERY = timedelta(days=30)
 _SLACK = timedelta(days=1)
+_LIVE_EVERY = timedelta(seconds=30)
 _BATCH, AT_ONCE = 512, 16
 LATER = timedelta(hours=1)
 """When what was entered as a job is entered again, where no job has been done by then."""
@@ -302,9 +303,9 @@ class Retention:
 
 
 async def settle_if_held(db: AsyncConnection, recording: UUID) -> None:
-    """What was just sealed into a held recording is flagged too, within seconds."""
+    """What was just sealed into a held recording is flagged too, within a minute: one job waits for all of it."""
     if await db.scalar(_COVERS, {"recording": recording}):
-        await jobs.enter(db, SETTLE, str(recording), due=datetime.now(UTC) + timedelta(seconds=5))
+        await jobs.enter(db, SETTLE, str(recording), due=datetime.now(UTC) + _LIVE_EVERY)
 
 
 async def covered(db: AsyncConnection, recording: UUID) -> bool:

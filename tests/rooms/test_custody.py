@@ -378,6 +378,26 @@ async def test_a_hold_covers_what_was_sealed_before_and_what_is_sealed_after(roo
         assert until and until > datetime.now(UTC) + timedelta(days=364)
 
 
+async def test_segments_that_are_sealed_under_a_hold_share_one_job(room: Room) -> None:
+    sealed = await recorded(room, [b"live"], close=False)
+    hold = await placed(room, sealed.id)
+    await settled(room, hold, objects=1)
+    async with room.engine.connect() as db:
+        # The hold's own job is done with, not only its flags.
+        while await db.scalar(text(_WAITING), {"id": str(sealed.id)}):
+            await asyncio.sleep(0.1)
+    for number in range(1, 6):
+        await seal_at(room, sealed.id, number, [f"live {number}".encode()])
+    query = f"SELECT count(*), min(execute_after) - now() {_WAITING.partition('count(*)')[2]}"
+    async with room.engine.connect() as db:
+        count, wait = (await db.execute(text(query), {"id": str(sealed.id)})).one().tuple()
+    assert count == 1
+    assert wait > timedelta(seconds=10)
+
+
+_WAITING = f"SELECT count(*) FROM vault.pgqueuer WHERE dedupe_key = '{SETTLE}/' || :id"
+
+
 async def test_a_release_leaves_what_another_hold_covers(room: Room) -> None:
     shared, alone = await recorded(room, [b"shared"]), await recorded(room, [b"alone"])
     first, second = await placed(room, shared.id, alone.id), await placed(room, shared.id)

@@ -10,9 +10,10 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import asyncpg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -340,3 +341,33 @@ async def test_a_job_is_dead_only_once_somebody_was_told(
     finally:
         working.cancel()
         await asyncio.gather(working, return_exceptions=True)
+
+
+async def test_what_waits_stands_for_what_is_entered_without_a_call_to_the_workers_and_sooner_if_need_be(
+    engine: AsyncEngine, dsn: str, kind: str
+) -> None:
+    calls: list[object] = []
+    listening = await asyncpg.connect(dsn.replace("postgresql+asyncpg://", "postgresql://"))
+    await listening.add_listener("quancheng_vault_jobs", lambda *_: calls.append(_))
+
+    async def entered(seconds: float) -> float:
+        """How many seconds from now the one that waits is due."""
+        due = datetime.now(UTC) + timedelta(seconds=seconds)
+        async with engine.begin() as db:
+            await jobs.enter(db, "vault", kind, "same", due=due)
+        query = "SELECT extract(epoch FROM execute_after - now()) FROM vault.pgqueuer WHERE entrypoint = :kind"
+        async with engine.connect() as db:
+            return float((await db.execute(text(query), {"kind": kind})).scalar_one())
+
+    try:
+        assert 500 < await entered(600)
+        await until(lambda: len(calls) == 1)
+        for _ in range(20):
+            assert 500 < await entered(900)
+        assert 200 < await entered(300) < 310
+        await asyncio.sleep(0.5)
+        assert len(calls) == 1
+    finally:
+        await listening.close()
+        async with engine.begin() as db:
+            await db.execute(text("DELETE FROM vault.pgqueuer WHERE entrypoint = :kind"), {"kind": kind})
