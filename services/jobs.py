@@ -254,9 +254,9 @@ async def _unused(_: models.Job) -> None:
 
 
 async def enter(db: AsyncConnection, schema: str, kind: str, subject: str, *, due: datetime | None = None) -> None:
-    """See `Jobs.enter`. What waits already stands for it, sooner if need be, and no worker takes that before this transaction has ended:
-    one that did would not see what is entered here. Where the same is running, one more waits behind it, since what
-    was entered now may have come too late for the one that runs."""
+    """See `Jobs.enter`. What waits already stands for it, sooner if need be, and no worker takes that before this
+    transaction has ended: one that did would not see what is entered here. Where the same is running, one more waits
+    behind it, since what was entered now may have come too late for the one that runs."""
     if len(subject) > _MAX_SUBJECT:
         raise ValueError("the subject of a job is a name, not its content")
     queue = f"{schema}.pgqueuer"

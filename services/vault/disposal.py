@@ -29,7 +29,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlmodel import col
 from uuid_utils.compat import uuid7
 
-from services.vault import database, errors
+from services.vault import database, errors, tallies
 from services.vault.contract import custody, wire
 from services.vault.custodians import Authorized, Custodians, remember
 from services.vault.keys import Keys
@@ -175,9 +175,8 @@ class Disposer:
                 return
             for row in rows:
                 await shredder.delete(row.key, row.version)
-                this = (col(Segment.sequence) == row.sequence) & (col(Segment.sha256) == row.sha256)
                 async with self._engine.begin() as db:
-                    await db.execute(update(Segment).where(these, this).values(state="disposed"))
+                    await tallies.dispose(db, recording, row.sequence, row.sha256)
 
     async def _bury(self, recording: UUID) -> None:
         key, now = f"recordings/{recording}/tombstone", datetime.now(UTC)

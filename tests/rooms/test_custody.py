@@ -22,6 +22,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from pydantic import SecretStr
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
 from uuid_utils.compat import uuid7
 
 from deploy.local.processes import ROOT
@@ -40,6 +41,7 @@ from services.vault.stores import open_store
 from services.vault.stores.local import LocalStore
 from services.vault.stores.port import Shredder, StoredObject
 from services.vault.stores.s3 import S3Shredder
+from services.vault.tallies import COUNTED
 from tests.rooms.orders import ORIGIN, Keeper, keeper, order, signed
 from tests.rooms.sealed import Room, ask, open_recording, room_of, settings_of
 from tests.system import System, running
@@ -63,6 +65,12 @@ def short(request: pytest.FixtureRequest) -> Iterator[System]:
             done = command(made, "enrol-custodian", each.name, each.public_text)
             assert done.returncode == 0, done.stderr
         yield made
+        # Whatever was held, released, killed and disposed of.
+        wrong = (
+            "(r.objects, r.flagged, r.doubted) IS DISTINCT FROM (counted.objects, counted.flagged, counted.doubted)"
+        )
+        query = f"SELECT r.id FROM vault.recordings AS r CROSS JOIN LATERAL ({COUNTED}) AS counted WHERE {wrong}"
+        assert made.stack.postgres.run_sql(query).strip() == ""
 
 
 @pytest.fixture
@@ -378,6 +386,35 @@ async def test_a_hold_covers_what_was_sealed_before_and_what_is_sealed_after(roo
         assert until and until > datetime.now(UTC) + timedelta(days=364)
 
 
+async def test_how_far_a_hold_has_come_is_told_without_a_look_at_its_objects(room: Room) -> None:
+    first, second = await recorded(room, [b"one", b"two"]), await recorded(room, [b"three"])
+    hold = await placed(room, first.id)
+    await settled(room, hold, objects=3)
+    owner = create_async_engine(room.system.stack.postgres.dsn("quancheng_owner"))
+    try:
+        async with owner.begin() as db, asyncio.timeout(20):
+            await db.execute(text("LOCK TABLE vault.segments, vault.manifests IN ACCESS EXCLUSIVE MODE"))
+            state = await room.client.hold_state(hold)
+            assert (state.recordings, state.objects, state.settled) == (1, 3, 3)
+            more = wire.PlaceHold(case=state.case, reason=state.reason, recordings=[first.id, second.id])
+            state = await room.client.hold(hold, more)
+            assert (state.recordings, state.objects, state.settled) == (2, 5, 3)
+    finally:
+        await owner.dispose()
+    await settled(room, hold, objects=5)
+
+
+async def test_a_hold_of_many_is_seen_to_move(room: Room) -> None:
+    sealed = await recorded(room, [f"one of many {n}".encode() for n in range(1100)])
+    hold, seen = await placed(room, sealed.id), set[int]()
+    async with asyncio.timeout(120):
+        while (state := await room.client.hold_state(hold)).settled < state.objects:
+            assert state.objects == 1101
+            seen.add(state.settled)
+            await asyncio.sleep(0.02)
+    assert len(seen) > 1
+
+
 async def test_segments_that_are_sealed_under_a_hold_share_one_job(room: Room) -> None:
     sealed = await recorded(room, [b"live"], close=False)
     hold = await placed(room, sealed.id)
@@ -547,8 +584,8 @@ async def test_the_log_commits_to_the_order_that_was_signed(room: Room) -> None:
     envelope = release(hold, FIRST, SECOND)
     await room.client.release(hold, envelope)
     query = text(
-        "SELECT statement FROM (SELECT statement FROM vault.log_entries UNION SELECT statement FROM vault.log_pending)"
-        " AS told WHERE convert_from(statement, 'UTF8') LIKE :release"
+        "SELECT statement FROM (SELECT statement FROM vault.log_entries UNION"
+        " SELECT statement FROM vault.log_pending) AS told WHERE convert_from(statement, 'UTF8') LIKE :release"
     )
     async with room.engine.connect() as db:
         said = json.loads(await db.scalar(query, {"release": f'%"hold":"{hold}"%"kind":"release"%'}) or b"")

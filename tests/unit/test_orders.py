@@ -20,7 +20,13 @@ KEY = base64.b64encode(Ed25519PrivateKey.generate().public_key().public_bytes_ra
 
 def read(**fields: Any) -> custody.AnyOrder:
     now = datetime.now(UTC)
-    told = {"id": uuid7(), "vault": "quancheng.test/one", "reason": "测试", "issued_at": now, "expires_at": now + timedelta(days=1)}
+    told = {
+        "id": uuid7(),
+        "vault": "quancheng.test/one",
+        "reason": "测试",
+        "issued_at": now,
+        "expires_at": now + timedelta(days=1),
+    }
     return custody.ORDERS.validate_python(told | fields)
 
 

@@ -6,9 +6,9 @@
     python -m services.vault.contract.custody join signature-1.json signature-2.json > signed.json
 
 An order is canonical JSON: `id` (UUID), `act`, `vault` (the origin of its log: no other vault carries it out), what
-it is about, `reason`, `issued_at` and `expires_at` (at most seven days later). Each custodian signs the same bytes (DSSE, Ed25519); the vault carries an order out once two of
-them, enrolled with it under different names, have. `keygen` asks for a passphrase twice; the private key never
-leaves its file.
+it is about, `reason`, `issued_at` and `expires_at` (at most seven days later). Each custodian signs the same bytes
+(DSSE, Ed25519); the vault carries an order out once two of them, enrolled with it under different names, have.
+`keygen` asks for a passphrase twice; the private key never leaves its file.
 """
 
 from __future__ import annotations
