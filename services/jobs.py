@@ -108,6 +108,10 @@ class Jobs:
         self._steps: dict[str, tuple[float, Step]] = {}
         self._stopping = asyncio.Event()
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return tuple(self._handlers)
+
     def handle(self, kind: str, handler: Handler, *, at_once: int = 2) -> None:
         """`at_once`: how many of this kind run at a time, over all workers."""
         self._handlers[kind] = (handler, at_once)

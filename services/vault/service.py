@@ -28,6 +28,7 @@ from uuid_utils.compat import uuid7
 from services.jobs import Jobs
 from services.vault import database, errors, jobs, keys, minutes
 from services.vault import retention as retention_
+from services.vault.absence import Absence
 from services.vault.alarms import Alarms
 from services.vault.closing import Closer
 from services.vault.contract import wire
@@ -100,6 +101,7 @@ class Vault:
         self.jobs.every("renew", settings.renew_every_seconds, self._renew)
         self.jobs.handle(retention_.SETTLE, self.retention.settle)
         self.jobs.handle(retention_.RECONCILE, self.retention.reconcile)
+        self.absence = Absence(engine, self.alarms, self.jobs.kinds)
         self._watch_seconds = settings.watch_seconds
         self._loops: list[asyncio.Task[None]] = []
 
@@ -128,6 +130,7 @@ class Vault:
             self._repeat(self._sequence, "sequence"),
             self._repeat(self._publish, "publish"),
             self._repeat(self._look, "watch"),
+            self._repeat(self._look_for_workers, "absence"),
         )
 
     def work(self) -> None:
@@ -242,6 +245,10 @@ class Vault:
     async def _look(self) -> None:
         await asyncio.sleep(self._watch_seconds)
         await self.watch.look()
+
+    async def _look_for_workers(self) -> None:
+        await asyncio.sleep(self._watch_seconds)
+        await self.absence.look()
 
     async def _repeat(self, step: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
         wait = _SEQUENCE_SECONDS

@@ -106,7 +106,7 @@ class Settings(BaseSettings):
     s3_probe_secret_key: SecretStr | None = None
 
     watch_seconds: Annotated[float, Field(gt=0, le=600)] = 60
-    """How often the store's clock and the evidence bucket's configuration are looked at."""
+    """How often the store's clock, the evidence bucket's configuration and who does the jobs are looked at."""
     sample_per_minute: Annotated[int, Field(ge=1, le=600)] = 6
     """Sealed objects looked at again each minute, chosen at random."""
 
