@@ -9,8 +9,9 @@
 A handler is idempotent and keeps its progress in rows: it may be killed anywhere and is run again, by whichever
 worker comes first. One that raises is tried again after 1, 2, 4 … `longest` seconds (and a fifth more or less),
 `tries` times in all, or not at all where it raises `Hopeless`; then it is *dead*: it stays in the queue, `told` is
-told, and somebody has to look and let it be retried. Two jobs of one kind and subject never run at once. At a stop
-the running ones are given back.
+told, and somebody has to look and let it be retried. Where `told` itself raises, that is one more failed try: no job
+is dead of whom nobody was told. Two jobs of one kind and subject never run at once. At a stop the running ones are
+given back.
 
 What recurs every few seconds has no row each time: the worker that holds the kind's advisory lock does it, and
 whichever is next does where that one dies.
@@ -107,6 +108,10 @@ class Jobs:
         self._steps: dict[str, tuple[float, Step]] = {}
         self._stopping = asyncio.Event()
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return tuple(self._handlers)
+
     def handle(self, kind: str, handler: Handler, *, at_once: int = 2) -> None:
         """`at_once`: how many of this kind run at a time, over all workers."""
         self._handlers[kind] = (handler, at_once)
@@ -182,13 +187,16 @@ class Jobs:
             await asyncio.wait({task})
         if task.cancelled():
             raise RetryRequested(delay=timedelta(), reason="stopping")
-        if (error := task.exception()) is None:
-            await self._told.done(kind, subject)
+        error = task.exception() or await _raised(self._told.done(kind, subject))
+        if error is None:
             return
         if attempts + 1 >= self._tries or isinstance(error, Hopeless):
             reason = str(error) if isinstance(error, Hopeless) else type(error).__name__
-            await self._told.died(kind, subject, reason)
-            raise error
+            # A death that nobody could be told of is none yet.
+            untold = await _raised(self._told.died(kind, subject, reason))
+            if untold is None:
+                raise error
+            error = untold
         _log.warning("job kind=%s subject=%s failed and will be tried again: %r", kind, subject, error)
         wait = min(self._longest, 2.0 ** min(attempts, 16)) * random.uniform(0.8, 1.2)  # noqa: S311
         raise RetryRequested(delay=timedelta(seconds=wait), reason=type(error).__name__) from error
@@ -237,14 +245,22 @@ class _Executor(AbstractEntrypointExecutor):
         await self._jobs.run(self._kind, self._handler, subject, job.attempts, self._pool)
 
 
+async def _raised(telling: Awaitable[None]) -> Exception | None:
+    try:
+        await telling
+    except Exception as error:
+        return error
+    return None
+
+
 async def _unused(_: models.Job) -> None:
     raise NotImplementedError
 
 
 async def enter(db: AsyncConnection, schema: str, kind: str, subject: str, *, due: datetime | None = None) -> None:
-    """See `Jobs.enter`. What waits already stands for it, and no worker takes that before this transaction has ended:
-    one that did would not see what is entered here. Where the same is running, one more waits behind it, since what
-    was entered now may have come too late for the one that runs."""
+    """See `Jobs.enter`. What waits already stands for it, sooner if need be, and no worker takes that before this
+    transaction has ended: one that did would not see what is entered here. Where the same is running, one more waits
+    behind it, since what was entered now may have come too late for the one that runs."""
     if len(subject) > _MAX_SUBJECT:
         raise ValueError("the subject of a job is a name, not its content")
     queue = f"{schema}.pgqueuer"
@@ -253,14 +269,22 @@ async def enter(db: AsyncConnection, schema: str, kind: str, subject: str, *, du
         VALUES (0, :kind, :payload, 'queued', :key, now() + CAST(:wait AS interval))
         ON CONFLICT DO NOTHING RETURNING id
     """)  # noqa: S608 - the schema is a constant of the service
+    sooner = text(f"""
+        UPDATE {queue} SET execute_after = now() + CAST(:wait AS interval) WHERE dedupe_key = :key
+        AND status = 'queued' AND attempts = 0 AND execute_after > now() + CAST(:wait AS interval) RETURNING id
+    """)  # noqa: S608
     waiting = text(f"SELECT id FROM {queue} WHERE dedupe_key = :key AND status = 'queued' FOR SHARE")  # noqa: S608
     running = text(f"SELECT id FROM {queue} WHERE dedupe_key = :key AND status = 'picked'")  # noqa: S608
     # The queue goes by the database's clock alone: a clock of ours that is ahead would make a job wait for hours.
     wait = max(due - datetime.now(UTC), timedelta()) if due else timedelta()
     values = {"kind": kind, "payload": subject.encode(), "wait": wait}
     key = f"{kind}/{subject}"
-    while await db.scalar(statement, values | {"key": key}) is None:
-        if await db.scalar(waiting, {"key": key}) is not None:
+    while True:
+        # An INSERT is a NOTIFY even where it finds that another stands for it.
+        for standing, told in ((sooner, {"wait": wait}), (waiting, {})):
+            if await db.scalar(standing, told | {"key": key}) is not None:
+                return
+        if await db.scalar(statement, values | {"key": key}) is not None:
             return
         if await db.scalar(running, {"key": key}) is not None:
             key += "+"

@@ -10,6 +10,7 @@ a cleared one stays on record. Each sounding is a line in the log at level ERROR
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from datetime import UTC, datetime
 
 from sqlalchemy import ColumnElement, func, select, update
@@ -43,11 +44,22 @@ class Alarms:
 
     async def clear(self, kind: str, subject: str) -> None:
         """It is as it should be again. Nothing happens where no such alarm stands."""
-        standing = update(Alarm).where(col(Alarm.kind) == kind, col(Alarm.subject) == subject)
-        standing = standing.where(col(Alarm.cleared_at).is_(None))
+        await self._clear(kind, col(Alarm.subject) == subject)
+
+    async def clear_all(self, kind: str, subjects: Collection[str]) -> None:
+        """For many at once, most of which never had an alarm."""
+        if subjects:
+            await self._clear(kind, col(Alarm.subject).in_(subjects))
+
+    async def clear_under(self, kind: str, prefix: str) -> None:
+        """For whatever begins with `prefix`."""
+        await self._clear(kind, col(Alarm.subject).startswith(prefix, autoescape=True))
+
+    async def _clear(self, kind: str, which: ColumnElement[bool]) -> None:
+        standing = update(Alarm).where(col(Alarm.kind) == kind, which, col(Alarm.cleared_at).is_(None))
+        cleared = standing.values(cleared_at=_not_before_first(datetime.now(UTC))).returning(col(Alarm.subject))
         async with self._engine.begin() as db:
-            cleared = standing.values(cleared_at=_not_before_first(datetime.now(UTC))).returning(col(Alarm.place))
-            if (await db.execute(cleared)).all():
+            for subject in await db.scalars(cleared):
                 _log.warning("cleared kind=%s subject=%s", kind, subject)
 
     async def settle(self, kind: str, subject: str, detail: str) -> None:

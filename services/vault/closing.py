@@ -41,7 +41,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlmodel import col
 
-from services.vault import errors
+from services.vault import errors, tallies
 from services.vault.contract import wire
 from services.vault.contract.verify import VerificationError, merkle_root, segment_leaf, verify_envelope
 from services.vault.enrolments import require_unrevoked
@@ -50,7 +50,7 @@ from services.vault.log import statement
 from services.vault.log.sequencer import Sequencer, enter
 from services.vault.minutes import state_segments
 from services.vault.models import Enrolment, Manifest, Recording, Segment
-from services.vault.retention import settle_if_held
+from services.vault.retention import count_in
 from services.vault.sealing import prefix_of
 from services.vault.stores.port import Store
 from services.vault.sweeping import Sweeper
@@ -239,13 +239,12 @@ class Closer:
             stored = await self._store.put(row.key, row.envelope, retain_until)
             this = (col(Manifest.recording_id) == row.recording_id) & (col(Manifest.number) == row.number)
             async with self._engine.begin() as db:
-                await db.execute(
-                    # Locked as it was put first, where a crash came between.
-                    update(Manifest)
-                    .where(this)
-                    .values(version=stored.version, retain_until=stored.retain_until or retain_until)
-                )
-                await settle_if_held(db, row.recording_id)
+                await tallies.alone(db, row.recording_id)
+                # Locked as it was put first, where a crash came between.
+                values = {"version": stored.version, "retain_until": stored.retain_until or retain_until}
+                first = update(Manifest).where(this, col(Manifest.version).is_(None)).values(**values)
+                if (await db.execute(first)).rowcount:
+                    await count_in(db, row.recording_id, 1)
         return len(rows)
 
     async def _source(self, recording: UUID) -> Any:

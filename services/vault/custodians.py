@@ -40,16 +40,24 @@ class Authorized:
     envelope: wire.Envelope
     custodians: list[str]
 
+    def told(self) -> dict[str, Any]:
+        """As a statement names it, so that the log commits to what was signed."""
+        return {"order": str(self.order.id), "order_sha256": custody.order_sha256(self.envelope)}
+
 
 class Custodians:
-    def __init__(self, engine: AsyncEngine):
-        self._engine = engine
+    """`origin` is that of the vault's log: an order names the vault that it is for."""
+
+    def __init__(self, engine: AsyncEngine, origin: str):
+        self._engine, self._origin = engine, origin
 
     async def authorize(self, envelope: wire.Envelope) -> Authorized:
         """Raises OrderUnfit, OrderNotAuthorized, OrderDiffers; nothing has been changed then. An order that was
         carried out before is authorized again, whatever its age and whoever is a custodian now: for what it began.
         What is new about it `remember` looks at."""
         order = _read(envelope)
+        if order.vault != self._origin:
+            raise errors.OrderUnfit("it is for another vault")
         async with self._engine.connect() as db:
             known = (await db.execute(select(Order).where(col(Order.id) == order.id))).one_or_none()
             if known is not None:
@@ -174,6 +182,6 @@ def _names(order: custody.AnyOrder, name: str, public_key: bytes) -> bool:
 
 
 def _fields(identity: str, public_key: bytes, authorized: Authorized | None) -> dict[str, Any]:
-    order = str(authorized.order.id) if authorized else None
+    order = authorized.told() if authorized else {"order": None, "order_sha256": None}
     key = base64.b64encode(public_key).decode()
-    return {"key_id": identity, "public_key": key, "enrolled": True, "order": order}
+    return {"key_id": identity, "public_key": key, "enrolled": True} | order

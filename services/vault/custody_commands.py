@@ -1,6 +1,6 @@
 """What the vault's operator does with custodians and their orders, at the command line.
 
-    custodians                                  those enrolled, and those who were
+    custodians                                  the vault's name in orders, those enrolled, and those who were
     enrol-custodian 姓名 公钥 [signed.json]      the first two without an order, any other by order of two
     remove-custodian signed.json
     dispose [--check] signed.json               销毁: with --check only what would be done, and why not
@@ -49,6 +49,7 @@ async def run(settings: Settings, arguments: list[str]) -> int:
 async def _run(vault: Vault, settings: Settings, arguments: list[str]) -> int:
     match arguments:
         case ["custodians"]:
+            print(f"证据库 {vault.keyring.origin}")
             for row in await vault.custodians.listed():
                 removed = f"，{wire.rfc3339(row.removed_at)} 撤销" if row.removed_at else ""
                 print(f"{row.key_id} {row.name}（{wire.rfc3339(row.enrolled_at)} 登记{removed}）")

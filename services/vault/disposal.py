@@ -30,7 +30,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlmodel import col
 from uuid_utils.compat import uuid7
 
-from services.vault import database, errors
+from services.vault import database, errors, tallies
 from services.vault.contract import custody, wire
 from services.vault.custodians import Authorized, Custodians, remember
 from services.vault.keyring import Keyring
@@ -43,6 +43,7 @@ from services.vault.stores.port import Shredder, Store
 
 TOMBSTONE_TYPE = "application/vnd.quancheng.tombstone.v1+json"
 _BATCH = 256
+_DRIFTS = "证据库的时钟与存储或数据库的相差超过 5 秒"
 
 
 @dataclass(frozen=True)
@@ -79,22 +80,27 @@ class Disposer:
     async def dispose(
         self, envelope: wire.Envelope, shredder: Shredder, told: Callable[[Outcome], None]
     ) -> list[Outcome]:
-        """Raises what `Custodians.authorize` does, ClockDrift and StoreUnavailable. Each item is told as it ends."""
+        """Raises what `Custodians.authorize` does. Each item is told as it ends."""
         # 1. The order.
         authorized = await self._authorized(envelope)
-        # A folder has no clock of its own; and a clock of ours that is ahead ends terms that have not ended.
-        for drift in (await self._store.drift(), await database.drift(self._engine)):
-            if abs(drift) > MAX_DRIFT:
-                raise errors.ClockDrift
         outcomes = []
         for recording in _recordings(authorized):
             try:
-                outcome = await self._one(recording, authorized, shredder)
-            except (errors.OrderUnfit, errors.OrderNotAuthorized) as error:
+                # A disposal may take hours, and a clock be stepped meanwhile.
+                if await self._drifts():
+                    outcome = Outcome(recording, False, _DRIFTS)
+                else:
+                    outcome = await self._one(recording, authorized, shredder)
+            except (errors.OrderUnfit, errors.OrderNotAuthorized, errors.StoreUnavailable) as error:
                 outcome = Outcome(recording, False, error.title)
             told(outcome)
             outcomes.append(outcome)
         return outcomes
+
+    async def _drifts(self) -> bool:
+        # A folder has no clock of its own; and a clock of ours that is ahead ends terms that have not ended.
+        drifts = (await self._store.drift(), await database.drift(self._engine))
+        return max(map(abs, drifts)) > MAX_DRIFT
 
     async def _authorized(self, envelope: wire.Envelope) -> Authorized:
         authorized = await self._custodians.authorize(envelope)
@@ -155,11 +161,10 @@ class Disposer:
         await db.execute(insert(Tombstone).values(row))
         fields = {
             "recording": str(recording),
-            "order": str(authorized.order.id),
             "custodians": authorized.custodians,
             "manifests": list(await db.scalars(manifests.order_by(col(Manifest.number)))),
         }
-        await enter(db, act, statement.build("disposal", act, now, fields))
+        await enter(db, act, statement.build("disposal", act, now, fields | authorized.told()))
 
     async def _shred(self, recording: UUID, shredder: Shredder) -> None:
         these = (col(Segment.recording_id) == recording) & (col(Segment.state) == "sealed")
@@ -171,9 +176,8 @@ class Disposer:
                 return
             for row in rows:
                 await shredder.delete(row.key, row.version)
-                this = (col(Segment.sequence) == row.sequence) & (col(Segment.sha256) == row.sha256)
                 async with self._engine.begin() as db:
-                    await db.execute(update(Segment).where(these, this).values(state="disposed"))
+                    await tallies.dispose(db, recording, row.sequence, row.sha256)
 
     async def _bury(self, recording: UUID) -> None:
         key, now = f"recordings/{recording}/tombstone", datetime.now(UTC)

@@ -15,34 +15,19 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlmodel import col
 from uuid_utils.compat import uuid7
 
-from services.vault import errors, jobs
+from services.vault import errors, jobs, tallies
 from services.vault.contract import custody, wire
 from services.vault.custodians import Custodians, remember
 from services.vault.log import statement
 from services.vault.log.sequencer import enter
 from services.vault.models import HeldRecording, Hold, Manifest, Recording, Segment, Term
 from services.vault.retention import LATER, SETTLE, Retention
-
-_COUNTS = text("""
-    SELECT count(*) AS objects, count(*) FILTER (WHERE held = wanted) AS settled FROM (
-        SELECT s.held, wanted FROM (
-            SELECT h.recording_id, EXISTS (
-                SELECT FROM vault.held_recordings AS o JOIN vault.holds ON holds.id = o.hold_id
-                WHERE o.recording_id = h.recording_id AND holds.state = 'active'
-            ) AS wanted FROM vault.held_recordings AS h WHERE h.hold_id = :hold
-        ) AS covered JOIN LATERAL (
-            SELECT held FROM vault.segments WHERE recording_id = covered.recording_id AND state = 'sealed'
-            UNION ALL
-            SELECT held FROM vault.manifests WHERE recording_id = covered.recording_id AND version IS NOT NULL
-        ) AS s ON true
-    ) AS objects
-""")
 
 
 class Holds:
@@ -90,9 +75,8 @@ class Holds:
                 values = {"state": "released", "released_at": now, "order_id": order.id}
                 await db.execute(update(Hold).where(this).values(**values))
                 act = uuid7()
-                told = {"hold": str(hold), "case": str(known.case_id), "order": str(order.id)}
-                told_by = {"custodians": authorized.custodians}
-                await enter(db, act, statement.build("release", act, now, told | told_by))
+                told = {"hold": str(hold), "case": str(known.case_id), "custodians": authorized.custodians}
+                await enter(db, act, statement.build("release", act, now, told | authorized.told()))
                 covered = select(col(HeldRecording.recording_id)).where(col(HeldRecording.hold_id) == hold)
                 await _settle(db, (await db.scalars(covered)).all(), now)
             elif known.order_id != order.id:
@@ -104,8 +88,8 @@ class Holds:
             row = (await db.execute(select(Hold).where(col(Hold.id) == hold))).one_or_none()
             if row is None:
                 raise errors.NoSuchHold
-            counts = (await db.execute(_COUNTS, {"hold": hold})).one()
-            return _told(row, await _recordings(db, hold), counts.objects, counts.settled)
+            counts = await tallies.of_hold(db, hold)
+            return _told(row, counts.recordings, counts.objects, counts.settled)
 
     async def listed(self, *, case: UUID | None, active: bool, after: UUID | None, limit: int) -> wire.Holds:
         query = select(Hold).order_by(col(Hold.id).desc()).limit(limit + 1)

@@ -74,6 +74,10 @@ class Recording(Table, table=True):
     permanent: bool = False
     renew_at: datetime | None = Field(default=None, sa_type=_Time)
     """When its locks are to be looked at next."""
+    objects: int = 0
+    """How many sealed objects it has; `flagged` of them bear the flag of a hold, and of `doubted` that is open."""
+    flagged: int = 0
+    doubted: int = 0
 
 
 class Segment(Table, table=True):

@@ -32,7 +32,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlmodel import col
 from uuid_utils.compat import uuid7
 
-from services.vault import errors, jobs
+from services.vault import errors, jobs, tallies
 from services.vault.alarms import Alarms
 from services.vault.contract import wire
 from services.vault.log import statement
@@ -49,6 +49,7 @@ FARTHEST = timedelta(days=365)
 RENEW_BEFORE = timedelta(days=90)
 _HELD_EVERY = timedelta(days=30)
 _SLACK = timedelta(days=1)
+_LIVE_EVERY = timedelta(seconds=30)
 _BATCH, AT_ONCE = 512, 16
 LATER = timedelta(hours=1)
 """When what was entered as a job is entered again, where no job has been done by then."""
@@ -70,16 +71,17 @@ _OBJECTS = """
     WHERE recording_id = :recording AND version IS NOT NULL AND ({which}) AND key > :after
     ORDER BY key LIMIT :limit
 """
-_MARK = {
-    "segments": """
-        UPDATE vault.segments AS s SET {what} FROM unnest(CAST(:sequences AS integer[]), CAST(:digests AS text[]))
+_LONGER = "retain_until = greatest(retain_until, CAST(:until AS timestamptz))"
+_LENGTHEN = {
+    "segments": text(f"""
+        UPDATE vault.segments AS s SET {_LONGER} FROM unnest(CAST(:sequences AS integer[]), CAST(:digests AS text[]))
         AS told(sequence, sha256)
         WHERE s.recording_id = :recording AND s.sequence = told.sequence AND s.sha256 = told.sha256
-    """,
-    "manifests": """
-        UPDATE vault.manifests SET {what}
+    """),  # noqa: S608
+    "manifests": text(f"""
+        UPDATE vault.manifests SET {_LONGER}
         WHERE recording_id = :recording AND number = ANY(CAST(:numbers AS integer[]))
-    """,
+    """),  # noqa: S608
 }
 _STILL_HELD = {
     "segments": text(
@@ -88,7 +90,12 @@ _STILL_HELD = {
     ),
     "manifests": text("SELECT held FROM vault.manifests WHERE recording_id = :recording AND number = :number"),
 }
+_SEALED = text(f"""
+    UPDATE vault.recordings SET objects = objects + :more WHERE id = :recording RETURNING {COVERED}
+""")  # noqa: S608
 _GONE = ("disposing", "disposed")
+Mark = Callable[[AsyncConnection, Sequence[Any], dict[str, Any]], Awaitable[None]]
+"""How it is recorded, with the values by which they were found, what was done to some objects."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +147,7 @@ class Retention:
         if row is None:
             return
         if row.state in _GONE:
+            await self._let_go(recording)
             await self._look_next(recording, now, held=False)
             return
         until = (now + FARTHEST).replace(microsecond=0)
@@ -147,24 +155,29 @@ class Retention:
             until = min(until, end)
         # 2. Ask for it: flags, then dates.
         wrong: dict[str, Any] = {"which": "held IS DISTINCT FROM :held", "held": bool(row.held)}
-        flag = "held = :held"
-        await self._each(recording, wrong, lambda one: self._hold(one, row.held), flag, before="held = NULL")
+        await self._each(
+            recording, wrong, lambda one: self._hold(one, row.held), _flags(row.held), before=_flags(None)
+        )
         edge = min(until, now + (FARTHEST - _HELD_EVERY if row.held else RENEW_BEFORE))
         if until > now:
             short = {"which": "retain_until IS NULL OR retain_until < :edge", "edge": edge, "until": until}
-            longer = "retain_until = greatest(retain_until, CAST(:until AS timestamptz))"
-            await self._each(recording, short, lambda one: self._store.extend(one.key, one.version, until), longer)
+            await self._each(recording, short, lambda one: self._store.extend(one.key, one.version, until), _lengthen)
+        if not row.held:
+            await self._let_go(recording)
         # 3. When to look next.
         await self._look_next(recording, now, held=bool(row.held))
 
     async def reconcile(self, subject: str) -> None:
-        """A held object whose flag is gone, or that is gone itself, is an alarm; its recording is settled again."""
+        """A held object whose flag is gone, or that is gone itself, is an alarm; its recording is settled again. The
+        alarm stands until the object is found held again, or no hold covers it any more."""
         recording = UUID(subject)
         gone: list[Any] = []
+        fine: list[str] = []
 
         async def look(one: Any) -> None:
             found = await self._store.head(one.key, one.version)
             if found is not None and found.held:
+                fine.append(one.key)
                 return
             # A release may be clearing flags meanwhile: then the row has ceased to say held before the store did.
             async with self._engine.connect() as db:
@@ -176,9 +189,11 @@ class Retention:
                 gone.append(one)
 
         await self._each(recording, {"which": "held"}, look, None)
+        for start in range(0, len(fine), _BATCH):
+            await self._alarms.clear_all(HOLD_MISSING, fine[start : start + _BATCH])
         if gone:
             async with self._engine.begin() as db:
-                await _mark(db, gone, "held = NULL", {"recording": recording})
+                await _flags(None)(db, gone, {"recording": recording})
                 await jobs.enter(db, SETTLE, subject)
 
     async def enter_due(self, *, limit: int = 500) -> int:
@@ -210,12 +225,17 @@ class Retention:
         async with self._engine.begin() as db:
             these = col(KeptFile.key).in_([row.key for row in done])
             await db.execute(update(KeptFile).where(these).values(retain_until=until))
+        await self._alarms.clear_all(RENEWAL_FAILED, [row.key for row in done])
         for one in missing:
             await self._alarms.sound(RENEWAL_FAILED, one.key, f"存储中已没有版本 {one.version}，锁定无法续期")
         told = f"存储拒绝或没有应答，至少 {len(failed)} 个日志文件的锁定未能续期（{failed[0]}）" if failed else ""
         if rows:
             await self._alarms.settle(RENEWAL_FAILED, "kept-files", told)
         return len(done)
+
+    async def _let_go(self, recording: UUID) -> None:
+        """Nothing of it is to be held, so that no flag of it is missing."""
+        await self._alarms.clear_under(HOLD_MISSING, f"recordings/{recording}/")
 
     async def _hold(self, one: Any, on: bool) -> None:
         await self._store.hold(one.key, one.version, on)
@@ -225,9 +245,9 @@ class Retention:
         recording: UUID,
         which: dict[str, Any],
         do: Callable[[Any], Awaitable[None]],
-        mark: str | None,
+        mark: Mark | None,
         *,
-        before: str | None = None,
+        before: Mark | None = None,
     ) -> None:
         """`do` for every sealed object of the recording that `which` names, and record it batch by batch. One that
         is not in the store is an alarm; whatever else failed is raised when the others are done."""
@@ -241,11 +261,11 @@ class Retention:
                 rows = (await db.execute(query, asked | {"after": after, "limit": _BATCH})).all()
             if before and rows:
                 async with self._engine.begin() as db:
-                    await _mark(db, rows, before, values)
+                    await before(db, rows, values)
             done, missing, failed = await _all(rows, do)
             if mark and done:
                 async with self._engine.begin() as db:
-                    await _mark(db, done, mark, values)
+                    await mark(db, done, values)
             for one in missing:
                 await self._alarms.sound(DIFFERS, one.key, f"存储中已没有版本 {one.version}")
             failures += failed
@@ -288,10 +308,11 @@ class Retention:
         return max(now + _SLACK, (first or now + RENEW_BEFORE) - RENEW_BEFORE)
 
 
-async def settle_if_held(db: AsyncConnection, recording: UUID) -> None:
-    """What was just sealed into a held recording is flagged too, within seconds."""
-    if await db.scalar(_COVERS, {"recording": recording}):
-        await jobs.enter(db, SETTLE, str(recording), due=datetime.now(UTC) + timedelta(seconds=5))
+async def count_in(db: AsyncConnection, recording: UUID, more: int) -> None:
+    """So many objects were just sealed into it, whose row the caller holds. Where it is held they are flagged too,
+    within a minute: one job waits for all of them."""
+    if await db.scalar(_SEALED, {"recording": recording, "more": more}):
+        await jobs.enter(db, SETTLE, str(recording), due=datetime.now(UTC) + _LIVE_EVERY)
 
 
 async def covered(db: AsyncConnection, recording: UUID) -> bool:
@@ -350,15 +371,24 @@ def _named(one: Any) -> dict[str, Any]:
     return segment if one.part == "segments" else {"number": one.number}
 
 
-async def _mark(db: AsyncConnection, rows: Sequence[Any], what: str, values: dict[str, Any]) -> None:
+def _parts(rows: Sequence[Any]) -> list[tuple[str, dict[str, Any]]]:
     segments = [row for row in rows if row.part == "segments"]
     manifests = [row for row in rows if row.part == "manifests"]
-    named = {name: value for name, value in values.items() if f":{name}" in what} | {"recording": values["recording"]}
-    if segments:
-        told = {"sequences": [row.sequence for row in segments], "digests": [row.sha256 for row in segments]}
-        await db.execute(text(_MARK["segments"].format(what=what)), named | told)
-    if manifests:
-        await db.execute(
-            text(_MARK["manifests"].format(what=what)),
-            named | {"numbers": [row.number for row in manifests]},
-        )
+    told = {"sequences": [row.sequence for row in segments], "digests": [row.sha256 for row in segments]}
+    parts: list[tuple[str, dict[str, Any]]] = [("segments", told)] if segments else []
+    return [*parts, ("manifests", {"numbers": [row.number for row in manifests]})] if manifests else parts
+
+
+def _flags(held: bool | None) -> Mark:
+    async def mark(db: AsyncConnection, rows: Sequence[Any], values: dict[str, Any]) -> None:
+        await tallies.alone(db, values["recording"])
+        for part, named in _parts(rows):
+            await tallies.flag(db, values["recording"], part, named, held)
+
+    return mark
+
+
+async def _lengthen(db: AsyncConnection, rows: Sequence[Any], values: dict[str, Any]) -> None:
+    for part, named in _parts(rows):
+        told = named | {"recording": values["recording"], "until": values["until"]}
+        await db.execute(_LENGTHEN[part], told)

@@ -38,7 +38,7 @@ from services.vault.keyring import Keyring
 from services.vault.log import statement
 from services.vault.log.sequencer import enter
 from services.vault.models import Enrolment, Recording, Segment
-from services.vault.retention import RENEW_BEFORE, settle_if_held
+from services.vault.retention import RENEW_BEFORE, count_in
 from services.vault.stores.port import Store, StoredObject
 from services.vault.watch import Watch
 
@@ -211,7 +211,7 @@ class Sealing:
                     await db.execute(update(Recording).where(col(Recording.id) == recording).values(opened))
                 await _state_conflicts(db, recording, sealed)
                 if sealed:
-                    await settle_if_held(db, recording)
+                    await count_in(db, recording, len(sealed))
                 if locked.kind == "series":
                     await _state_versions(db, [rows[one["sequence"], one["sha256"]] for one in sealed])
                 rows = await _rows(db, recording, [(name.sequence, name.sha256) for name in names])

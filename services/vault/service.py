@@ -27,6 +27,7 @@ from sqlmodel import col
 from services.jobs import Jobs
 from services.vault import database, errors, jobs, keys, minutes, succession
 from services.vault import retention as retention_
+from services.vault.absence import Absence
 from services.vault.alarms import Alarms
 from services.vault.closing import Closer
 from services.vault.contract import wire
@@ -107,7 +108,7 @@ class Vault:
             self.alarms,
             scratch=settings.scratch,
         )
-        self.custodians = Custodians(engine)
+        self.custodians = Custodians(engine, own.origin)
         default = Defaults(timedelta(days=settings.keep_days))
         self.retention = Retention(engine, store, self.alarms, defaults=default)
         self.holds = Holds(engine, self.custodians, self.retention)
@@ -124,6 +125,7 @@ class Vault:
         self.jobs.handle(PREPARE, preparer.prepare)
         self.jobs.handle(retention_.SETTLE, self.retention.settle)
         self.jobs.handle(retention_.RECONCILE, self.retention.reconcile)
+        self.absence = Absence(engine, self.alarms, self.jobs.kinds)
         self._watch_seconds = settings.watch_seconds
         self._loops: list[asyncio.Task[None]] = []
 
@@ -153,6 +155,7 @@ class Vault:
             self._repeat(self._publish, "publish"),
             self._repeat(self._look, "watch"),
             self._repeat(self._look_at_keys, "keys"),
+            self._repeat(self._look_for_workers, "absence"),
         )
 
     def work(self) -> None:
@@ -258,6 +261,10 @@ class Vault:
             await self.keyring.renew()
         except errors.SigningStopped:
             return  # it has said why
+
+    async def _look_for_workers(self) -> None:
+        await asyncio.sleep(self._watch_seconds)
+        await self.absence.look()
 
     async def _repeat(self, step: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
         wait = _SEQUENCE_SECONDS

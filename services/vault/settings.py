@@ -110,7 +110,7 @@ class Settings(BaseSettings):
     partial_tile_seconds: Annotated[float, Field(gt=0)] = 15 * 60
     """How long the log's partial tiles stay public after a full tile has superseded them."""
     watch_seconds: Annotated[float, Field(gt=0, le=600)] = 60
-    """How often the store's clock and the evidence bucket's configuration are looked at."""
+    """How often the store's clock, the evidence bucket's configuration and who does the jobs are looked at."""
     export_days: Annotated[float, Field(gt=0, le=7)] = 7
     """How long an export may be fetched, from when it was asked for."""
     scratch: Path | None = None

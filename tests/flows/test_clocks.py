@@ -102,7 +102,8 @@ class Rig:
         # Valid in the hour that a stepped clock shows too, so that it is not the order's time that is refused.
         now = datetime.now(UTC)
         valid = {"issued_at": now - timedelta(hours=5), "expires_at": now + timedelta(hours=18)}
-        what = order("dispose", basis="期限届满，已鉴定", recordings=[recording], **valid)
+        vault = self.system.stack.vault_environment()["QUANCHENG_VAULT_ORIGIN"]
+        what = order("dispose", vault=vault, basis="期限届满，已鉴定", recordings=[recording], **valid)
         path = folder / f"order-{what.id}.json"
         path.write_text(signed(what, FIRST, SECOND).model_dump_json())
         return self.command("dispose", str(path), **environment)

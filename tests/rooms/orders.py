@@ -33,13 +33,17 @@ class Keeper:
         return key_id(self.public)
 
 
+ORIGIN = "quancheng.test/custody"
+"""The vault that the orders are for: a system under test runs by this name."""
+
+
 def keeper(name: str) -> Keeper:
     return Keeper(name, Ed25519PrivateKey.generate())
 
 
 def order(act: str, **fields: Any) -> custody.AnyOrder:
     now = datetime.now(UTC)
-    told: dict[str, Any] = {"id": uuid7(), "act": act, "reason": "测试", "issued_at": now}
+    told: dict[str, Any] = {"id": uuid7(), "act": act, "vault": ORIGIN, "reason": "测试", "issued_at": now}
     return custody.ORDERS.validate_python(told | {"expires_at": now + timedelta(days=1)} | fields)
 
 

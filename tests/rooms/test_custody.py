@@ -22,6 +22,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from pydantic import SecretStr
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
 from uuid_utils.compat import uuid7
 
 from deploy.local.processes import ROOT
@@ -40,12 +41,14 @@ from services.vault.stores import open_store
 from services.vault.stores.local import LocalStore
 from services.vault.stores.port import Shredder, StoredObject
 from services.vault.stores.s3 import S3Shredder
-from tests.rooms.orders import Keeper, keeper, order, signed
+from services.vault.tallies import COUNTED
+from tests.rooms.orders import ORIGIN, Keeper, keeper, order, signed
 from tests.rooms.sealed import Room, ask, open_recording, room_of, settings_of
 from tests.system import System, running
 
 LOCK_SECONDS = 9.0
 SHORT = {
+    "QUANCHENG_VAULT_ORIGIN": ORIGIN,
     "QUANCHENG_VAULT_RETENTION_DAYS": str(LOCK_SECONDS / 86400),
     "QUANCHENG_VAULT_KEEP_DAYS": str(4 / 86400),
     "QUANCHENG_VAULT_RENEW_EVERY_SECONDS": "1",
@@ -62,6 +65,12 @@ def short(request: pytest.FixtureRequest) -> Iterator[System]:
             done = command(made, "enrol-custodian", each.name, each.public_text)
             assert done.returncode == 0, done.stderr
         yield made
+        # Whatever was held, released, killed and disposed of.
+        wrong = (
+            "(r.objects, r.flagged, r.doubted) IS DISTINCT FROM (counted.objects, counted.flagged, counted.doubted)"
+        )
+        query = f"SELECT r.id FROM vault.recordings AS r CROSS JOIN LATERAL ({COUNTED}) AS counted WHERE {wrong}"
+        assert made.stack.postgres.run_sql(query).strip() == ""
 
 
 @pytest.fixture
@@ -196,6 +205,8 @@ async def test_a_file_of_the_log_that_cannot_be_renewed_is_an_alarm_and_keeps_no
         put = await vault.store.put(here, b"here", now + timedelta(days=1))
     finally:
         await vault.stop()
+    # As when it could not be renewed the last time.
+    await room.alarms.sound(RENEWAL_FAILED, here, "存储中已没有这一版本，锁定无法续期")
     await keep(room.engine, put, now + timedelta(days=1))
     async with asyncio.timeout(30):
         while not await room.told(RENEWAL_FAILED, gone):
@@ -206,6 +217,9 @@ async def test_a_file_of_the_log_that_cannot_be_renewed_is_an_alarm_and_keeps_no
             async with room.engine.connect() as db:
                 until = await db.scalar(query, {"key": here})
             await asyncio.sleep(0.1)
+        while await room.told(RENEWAL_FAILED, here):
+            await asyncio.sleep(0.1)
+    assert await room.told(RENEWAL_FAILED, gone)
 
 
 async def test_a_lock_that_reaches_further_than_is_asked_is_left_as_it_is(room: Room) -> None:
@@ -312,7 +326,7 @@ async def test_a_hold_is_placed_though_its_job_died(room: Room) -> None:
     await change(room, "UPDATE vault.recordings SET renew_at = NULL WHERE id = :id", sealed.id)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jobs, "enter", nothing)
-        vault = Holds(room.engine, Custodians(room.engine), Retention(room.engine, room.store, room.alarms))
+        vault = Holds(room.engine, Custodians(room.engine, ORIGIN), Retention(room.engine, room.store, room.alarms))
         await vault.place(hold, wire.PlaceHold(case=uuid7(), reason="行政复议", recordings=[sealed.id]))
     due = await value(room, "SELECT renew_at FROM vault.recordings WHERE id = :id", sealed.id)
     assert due <= datetime.now(UTC) + timedelta(hours=1)
@@ -370,6 +384,55 @@ async def test_a_hold_covers_what_was_sealed_before_and_what_is_sealed_after(roo
     if room.store.lock == "compliance":  # clearing the flag frees nothing
         until = (await stored(room, later)).retain_until
         assert until and until > datetime.now(UTC) + timedelta(days=364)
+
+
+async def test_how_far_a_hold_has_come_is_told_without_a_look_at_its_objects(room: Room) -> None:
+    first, second = await recorded(room, [b"one", b"two"]), await recorded(room, [b"three"])
+    hold = await placed(room, first.id)
+    await settled(room, hold, objects=3)
+    owner = create_async_engine(room.system.stack.postgres.dsn("quancheng_owner"))
+    try:
+        async with owner.begin() as db, asyncio.timeout(20):
+            await db.execute(text("LOCK TABLE vault.segments, vault.manifests IN ACCESS EXCLUSIVE MODE"))
+            state = await room.client.hold_state(hold)
+            assert (state.recordings, state.objects, state.settled) == (1, 3, 3)
+            more = wire.PlaceHold(case=state.case, reason=state.reason, recordings=[first.id, second.id])
+            state = await room.client.hold(hold, more)
+            assert (state.recordings, state.objects, state.settled) == (2, 5, 3)
+    finally:
+        await owner.dispose()
+    await settled(room, hold, objects=5)
+
+
+async def test_a_hold_of_many_is_seen_to_move(room: Room) -> None:
+    sealed = await recorded(room, [f"one of many {n}".encode() for n in range(1100)])
+    hold, seen = await placed(room, sealed.id), set[int]()
+    async with asyncio.timeout(120):
+        while (state := await room.client.hold_state(hold)).settled < state.objects:
+            assert state.objects == 1101
+            seen.add(state.settled)
+            await asyncio.sleep(0.02)
+    assert len(seen) > 1
+
+
+async def test_segments_that_are_sealed_under_a_hold_share_one_job(room: Room) -> None:
+    sealed = await recorded(room, [b"live"], close=False)
+    hold = await placed(room, sealed.id)
+    await settled(room, hold, objects=1)
+    async with room.engine.connect() as db:
+        # The hold's own job is done with, not only its flags.
+        while await db.scalar(text(_WAITING), {"id": str(sealed.id)}):
+            await asyncio.sleep(0.1)
+    for number in range(1, 6):
+        await seal_at(room, sealed.id, number, [f"live {number}".encode()])
+    query = f"SELECT count(*), min(execute_after) - now() {_WAITING.partition('count(*)')[2]}"
+    async with room.engine.connect() as db:
+        count, wait = (await db.execute(text(query), {"id": str(sealed.id)})).one().tuple()
+    assert count == 1
+    assert wait > timedelta(seconds=10)
+
+
+_WAITING = f"SELECT count(*) FROM vault.pgqueuer WHERE dedupe_key = '{SETTLE}/' || :id"
 
 
 async def test_a_release_leaves_what_another_hold_covers(room: Room) -> None:
@@ -434,6 +497,7 @@ async def test_a_release_that_two_custodians_did_not_sign_changes_nothing(room: 
             "order-unfit",
         ),
         "another hold": (release(uuid7(), FIRST, SECOND), "order-unfit"),
+        "of a clone": (release(hold, FIRST, SECOND, vault=f"{ORIGIN}-clone"), "order-unfit"),
         "another act": (
             signed(order("dispose", basis="无依据", recordings=[sealed.id]), FIRST, SECOND),
             "order-unfit",
@@ -467,6 +531,28 @@ async def test_a_flag_that_was_cleared_behind_the_vaults_back_is_an_alarm_and_is
             await asyncio.sleep(0.1)
         while not await room.told(HOLD_MISSING, sealed.keys[0]):
             await asyncio.sleep(0.1)
+    # It stands until the next look finds the flag again.
+    await settled(room, hold, objects=2)
+    async with room.engine.begin() as db:
+        await jobs.enter(db, RECONCILE, str(sealed.id))
+    async with asyncio.timeout(30):
+        while await room.told(HOLD_MISSING, sealed.keys[0]):
+            await asyncio.sleep(0.1)
+
+
+async def test_the_alarm_of_a_missing_flag_goes_with_the_hold(room: Room) -> None:
+    sealed = await recorded(room, [b"cleared, and let go"])
+    hold = await placed(room, sealed.id)
+    await settled(room, hold, objects=2)
+    await room.alarms.sound(HOLD_MISSING, sealed.keys[0], "存储中的留存标志已被清除，已重新设置")
+    other = f"recordings/{uuid7()}/{0:010d}-{'0' * 64}"
+    await room.alarms.sound(HOLD_MISSING, other, "另一份记录的")
+    await room.client.release(hold, release(hold, FIRST, SECOND))
+    async with asyncio.timeout(30):
+        while await room.told(HOLD_MISSING, sealed.keys[0]):
+            await asyncio.sleep(0.1)
+    assert await room.told(HOLD_MISSING, other)
+    await room.alarms.clear(HOLD_MISSING, other)
 
 
 async def test_a_killed_vault_goes_on_with_a_hold_of_many(room: Room) -> None:
@@ -486,6 +572,24 @@ async def test_a_killed_vault_goes_on_with_a_hold_of_many(room: Room) -> None:
             await asyncio.sleep(0.2)
     assert state.objects == 641
     assert all([(await stored(room, key)).held for key in sealed.keys[::40]])
+
+
+def payload_sha256(envelope: dict[str, Any]) -> str:
+    return hashlib.sha256(base64.b64decode(envelope["payload"])).hexdigest()
+
+
+async def test_the_log_commits_to_the_order_that_was_signed(room: Room) -> None:
+    sealed = await recorded(room, [b"held by order"])
+    hold = await placed(room, sealed.id)
+    envelope = release(hold, FIRST, SECOND)
+    await room.client.release(hold, envelope)
+    query = text(
+        "SELECT statement FROM (SELECT statement FROM vault.log_entries UNION"
+        " SELECT statement FROM vault.log_pending) AS told WHERE convert_from(statement, 'UTF8') LIKE :release"
+    )
+    async with room.engine.connect() as db:
+        said = json.loads(await db.scalar(query, {"release": f'%"hold":"{hold}"%"kind":"release"%'}) or b"")
+    assert said["order_sha256"] == payload_sha256(envelope.model_dump())
 
 
 # --- custodians ---
@@ -668,6 +772,36 @@ async def test_two_disposals_at_once_leave_one_tombstone(room: Room, tmp_path: P
     assert left.sha256 == (await stored(room, f"recordings/{sealed.id}/tombstone")).sha256
 
 
+async def test_a_clock_that_is_stepped_in_the_midst_of_a_disposal_stops_the_rest(room: Room, tmp_path: Path) -> None:
+    first, second = await recorded(room, [b"in time"]), await recorded(room, [b"after the step"])
+    await lapsed(room, second.id)
+    path, looks = disposal(tmp_path, first.id, second.id), 0
+    vault = await Vault.start(settings_of(room.system))
+
+    class Stepped:
+        """The store's clock, which is stepped after the first item."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(vault.store, name)
+
+        async def drift(self) -> timedelta:
+            nonlocal looks
+            looks += 1
+            return timedelta(hours=1) if looks > 1 else await vault.store.drift()
+
+    stepped: Any = Stepped()
+    parts = (vault.keyring, vault.sequencer, vault.custodians, vault.retention)
+    disposer, shredder = Disposer(vault.engine, stepped, *parts), shredder_of(room)
+    try:
+        one, other = await disposer.dispose(wire.Envelope.model_validate_json(path.read_bytes()), shredder, print)
+    finally:
+        await shredder.stop()
+        await vault.stop()
+    assert (one.disposed, other.disposed) == (True, False)
+    assert "时钟" in other.why
+    assert await room.store.head(second.keys[0]) is not None
+
+
 def shredder_of(room: Room) -> Shredder:
     """The identity that deletes."""
     if isinstance(room.store, LocalStore):
@@ -700,6 +834,7 @@ async def test_a_disposal_deletes_the_media_and_leaves_a_tombstone(room: Room, t
     statement = (await room.client.proof(left.act)).statement
     assert (statement["kind"], statement["recording"]) == ("disposal", str(sealed.id))
     assert sorted(statement["custodians"]) == sorted([FIRST.key_id, SECOND.key_id])
+    assert statement["order_sha256"] == payload_sha256(json.loads(path.read_text()))
 
     name = wire.SegmentName(sequence=0, sha256=hashlib.sha256(b"to be").hexdigest())
     message = wire.ReadTicketsRequest(items=[name])

@@ -10,9 +10,10 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import asyncpg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -280,3 +281,93 @@ async def test_what_is_entered_while_two_of_the_same_are_taken_is_done_after_bot
     await until(lambda: ran == 3, 20)
     working.cancel()
     await asyncio.gather(working, return_exceptions=True)
+
+
+class Deaf(Told):
+    """Its database is away the first times that something is to be told."""
+
+    def __init__(self, folder: Path, failures: int):
+        super().__init__(folder)
+        self.failures = failures
+
+    async def died(self, kind: str, subject: str, reason: str) -> None:
+        self.fail()
+        await super().died(kind, subject, reason)
+
+    async def done(self, kind: str, subject: str) -> None:
+        self.fail()
+        await super().done(kind, subject)
+
+    def fail(self) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise ConnectionError
+
+
+async def test_a_job_that_was_done_and_could_not_be_told_of_is_not_dead(
+    engine: AsyncEngine, dsn: str, kind: str, tmp_path: Path
+) -> None:
+    ran = 0
+
+    async def handler(subject: str) -> None:
+        nonlocal ran
+        ran += 1
+
+    queue = Jobs(dsn, "vault", Deaf(tmp_path, 1), tries=4)
+    queue.handle(kind, handler)
+    working = asyncio.create_task(queue.work())
+    try:
+        await enter(engine, kind, "done")
+        await until((tmp_path / "done.told-done").exists)
+    finally:
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+    assert ran == 2
+    assert not [job for job in await jobs.dead(engine, "vault", after=None, limit=200) if job.kind == kind]
+
+
+async def test_a_job_is_dead_only_once_somebody_was_told(
+    engine: AsyncEngine, dsn: str, kind: str, tmp_path: Path
+) -> None:
+    async def handler(subject: str) -> None:
+        raise ValueError
+
+    queue = Jobs(dsn, "vault", Deaf(tmp_path, 1), tries=1)
+    queue.handle(kind, handler)
+    working = asyncio.create_task(queue.work())
+    try:
+        await enter(engine, kind, "bad")
+        await until((tmp_path / "bad.died").exists)
+    finally:
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+
+
+async def test_what_waits_stands_for_what_is_entered_without_a_call_to_the_workers_and_sooner_if_need_be(
+    engine: AsyncEngine, dsn: str, kind: str
+) -> None:
+    calls: list[object] = []
+    listening = await asyncpg.connect(dsn.replace("postgresql+asyncpg://", "postgresql://"))
+    await listening.add_listener("quancheng_vault_jobs", lambda *_: calls.append(_))
+
+    async def entered(seconds: float) -> float:
+        """How many seconds from now the one that waits is due."""
+        due = datetime.now(UTC) + timedelta(seconds=seconds)
+        async with engine.begin() as db:
+            await jobs.enter(db, "vault", kind, "same", due=due)
+        query = "SELECT extract(epoch FROM execute_after - now()) FROM vault.pgqueuer WHERE entrypoint = :kind"
+        async with engine.connect() as db:
+            return float((await db.execute(text(query), {"kind": kind})).scalar_one())
+
+    try:
+        assert await entered(600) > 500
+        await until(lambda: len(calls) == 1)
+        for _ in range(20):
+            assert await entered(900) > 500
+        assert 200 < await entered(300) < 310
+        await asyncio.sleep(0.5)
+        assert len(calls) == 1
+    finally:
+        await listening.close()
+        async with engine.begin() as db:
+            await db.execute(text("DELETE FROM vault.pgqueuer WHERE entrypoint = :kind"), {"kind": kind})

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -18,11 +19,13 @@ from uuid_utils.compat import uuid7
 
 from deploy.local.processes import ROOT, LocalError
 from services.vault import keys
-from services.vault.contract import wire
+from services.vault.contract import custody, wire
 from services.vault.contract.client import VaultRefused
+from services.vault.errors import HistoryLost
 from services.vault.keyring import Keyring, on_record
 from services.vault.log import statement
 from services.vault.log.sequencer import Sequencer, enter
+from services.vault.rebuild.acts import Acts
 from services.vault.stores import disk, open_store
 from tests.rooms import key_changes
 from tests.rooms.losses import (
@@ -38,7 +41,7 @@ from tests.rooms.losses import (
     told_and_published,
     vault_command,
 )
-from tests.rooms.orders import keeper, order, signed
+from tests.rooms.orders import ORIGIN, keeper, order, signed
 from tests.rooms.sealed import Room, ask, room_of, seal, settings_of
 from tests.rooms.test_series import seal as seal_version
 from tests.rooms.test_series import version
@@ -46,6 +49,7 @@ from tests.system import System, running
 
 FIRST, SECOND = keeper("档案员甲"), keeper("法制员乙")
 SETTINGS = {
+    "QUANCHENG_VAULT_ORIGIN": ORIGIN,
     "QUANCHENG_VAULT_RETENTION_DAYS": str(8 / 86400),
     "QUANCHENG_VAULT_KEEP_DAYS": str(3 / 86400),
     "QUANCHENG_VAULT_RENEW_EVERY_SECONDS": "600",
@@ -367,6 +371,28 @@ async def test_statements_of_a_forked_history_are_told_again_under_other_indexes
     start_vault(room.system)
     await told_and_published(room)
     assert (await room.client.proof(act)).statement["purpose"] == "调查"
+
+
+@pytest.mark.parametrize("losing", ["local"], indirect=True)
+async def test_an_order_that_is_not_the_one_the_log_names_is_not_taken(room: Room) -> None:
+    """As whoever holds the receipt key, and not the past, could seal it."""
+    hold = uuid7()
+    meant = order("release", hold=hold)
+    other = order("release", id=meant.id, hold=hold, reason="别的理由")
+    now, act = datetime.now(UTC), uuid7()
+    names = {"order": str(meant.id), "order_sha256": custody.order_sha256(signed(meant, FIRST, SECOND))}
+    fields = {"hold": str(hold), "case": str(uuid7()), "custodians": [FIRST.key_id, SECOND.key_id]} | names
+    said = statement.build("release", act, now, fields).decode()
+    carried = {"custodians": [FIRST.key_id, SECOND.key_id], "at": wire.rfc3339(now)}
+    acts = Acts(room.engine, {})
+    for what in (other, order("release", hold=hold)):
+        line = {"statement": said, "carries": {"order": carried | {"envelope": sealed_order(what)}}}
+        with pytest.raises(HistoryLost, match="不是日志所记载的"):
+            await acts.retell([line])
+
+
+def sealed_order(what: custody.AnyOrder) -> dict[str, Any]:
+    return signed(what, FIRST, SECOND).model_dump()
 
 
 @pytest.mark.parametrize("losing", ["local"], indirect=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -19,7 +20,13 @@ KEY = base64.b64encode(Ed25519PrivateKey.generate().public_key().public_bytes_ra
 
 def read(**fields: Any) -> custody.AnyOrder:
     now = datetime.now(UTC)
-    told = {"id": uuid7(), "reason": "测试", "issued_at": now, "expires_at": now + timedelta(days=1)}
+    told = {
+        "id": uuid7(),
+        "vault": "quancheng.test/one",
+        "reason": "测试",
+        "issued_at": now,
+        "expires_at": now + timedelta(days=1),
+    }
     return custody.ORDERS.validate_python(told | fields)
 
 
@@ -60,3 +67,17 @@ def test_a_key_that_anybody_can_sign_under_is_no_custodian_s(raw: bytes) -> None
     for each in (raw, raw[:31] + bytes([raw[31] | 0x80])):
         with pytest.raises(ValidationError):
             read(act="enrol-custodian", name="张三", public_key=base64.b64encode(each).decode())
+
+
+def test_an_order_says_for_which_vault_it_is_and_so_does_the_tool() -> None:
+    order = read(act="release", hold=uuid7(), vault="quancheng.test/two")
+    assert "证据库：quancheng.test/two" in custody._shown(order)
+    for vault in (None, "", "有名", "A/B"):
+        with pytest.raises(ValidationError):
+            read(act="release", hold=uuid7(), vault=vault)
+
+
+def test_the_digest_of_an_order_is_that_of_the_bytes_that_are_signed() -> None:
+    order = read(act="release", hold=uuid7())
+    envelope = custody.sign_order(order, Ed25519PrivateKey.generate())
+    assert custody.order_sha256(envelope) == hashlib.sha256(custody.order_bytes(order)).hexdigest()

@@ -5,16 +5,17 @@
     python -m services.vault.contract.custody sign order.json 保管人.pem > signature-1.json
     python -m services.vault.contract.custody join signature-1.json signature-2.json > signed.json
 
-An order is canonical JSON: `id` (UUID), `act`, what it is about, `reason`, `issued_at` and `expires_at` (at most
-seven days later). Each custodian signs the same bytes (DSSE, Ed25519); the vault carries an order out once two of
-them, enrolled with it under different names, have. `keygen` asks for a passphrase twice; the private key never
-leaves its file.
+An order is canonical JSON: `id` (UUID), `act`, `vault` (the origin of its log: no other vault carries it out), what
+it is about, `reason`, `issued_at` and `expires_at` (at most seven days later). Each custodian signs the same bytes
+(DSSE, Ed25519); the vault carries an order out once two of them, enrolled with it under different names, have.
+`keygen` asks for a passphrase twice; the private key never leaves its file.
 """
 
 from __future__ import annotations
 
 import base64
 import getpass
+import hashlib
 import os
 import sys
 import unicodedata
@@ -74,6 +75,7 @@ _SMALL_ORDER = frozenset(
 """Every way to write a point of small order of edwards25519, without the sign of x."""
 _Text = Annotated[str, StringConstraints(min_length=2, max_length=500), AfterValidator(_shows)]
 PublicKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]{43}=$"), AfterValidator(_binds)]
+Origin = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9./-]{2,127}$")]
 CustodianName = Annotated[
     str, StringConstraints(min_length=1, max_length=100), AfterValidator(_shows), AfterValidator(_one_way)
 ]
@@ -81,6 +83,7 @@ CustodianName = Annotated[
 
 class _Order(Message):
     id: UUID
+    vault: Origin
     reason: _Text
     issued_at: Moment
     expires_at: Moment
@@ -132,6 +135,11 @@ def order_bytes(order: AnyOrder) -> bytes:
     return canonical(order.model_dump(mode="json"))
 
 
+def order_sha256(envelope: Envelope) -> str:
+    """What the log says of an order: the digest of the bytes that were signed."""
+    return hashlib.sha256(base64.b64decode(envelope.payload)).hexdigest()
+
+
 def sign_order(order: AnyOrder, key: Ed25519PrivateKey) -> Envelope:
     payload = order_bytes(order)
     public = key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
@@ -157,7 +165,7 @@ def _read(path: str) -> AnyOrder:
 
 def _shown(order: AnyOrder) -> str:
     told: dict[str, Any] = order.model_dump(mode="json")
-    lines = [f"指令：{_NAMES[order.act]}", f"编号：{order.id}", f"理由：{order.reason}"]
+    lines = [f"指令：{_NAMES[order.act]}", f"证据库：{order.vault}", f"编号：{order.id}", f"理由：{order.reason}"]
     if isinstance(order, Dispose):
         lines += [
             f"依据：{order.basis}",

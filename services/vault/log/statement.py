@@ -26,12 +26,12 @@ FIELDS: dict[str, frozenset[str]] = {
     "key": frozenset({"purpose", "key_id", "public_key"}),
     "retirement": frozenset({"purpose", "key_id"}),
     "revocation": frozenset({"purpose", "key_id", "code", "reason"}),
-    "custodian": frozenset({"key_id", "public_key", "enrolled", "order"}),
+    "custodian": frozenset({"key_id", "public_key", "enrolled", "order", "order_sha256"}),
     "term": frozenset({"recording", "keep_until", "basis", "schedule"}),
     "hold": frozenset({"hold", "case", "recordings"}),
-    "release": frozenset({"hold", "case", "order", "custodians"}),
+    "release": frozenset({"hold", "case", "order", "order_sha256", "custodians"}),
     "rebuild": frozenset({"size", "published_size"}),
-    "disposal": frozenset({"recording", "order", "custodians", "manifests"}),
+    "disposal": frozenset({"recording", "order", "order_sha256", "custodians", "manifests"}),
 }
 """Kinds and the fields each must have; more are allowed."""
 

@@ -92,12 +92,12 @@ class Acts:
             case "hold":
                 await _hold(db, said, carries, act, at)
             case "release":
-                order = await _order(db, carries["order"])
+                order = await _order(db, said, carries["order"])
                 values = {"state": "released", "released_at": at, "order_id": order}
                 await db.execute(update(Hold).where(col(Hold.id) == UUID(said["hold"])).values(**values))
             case "disposal":
                 recording = UUID(said["recording"])
-                begun = {"order_id": await _order(db, carries["order"]), "act": act, "began_at": at}
+                begun = {"order_id": await _order(db, said, carries["order"]), "act": act, "began_at": at}
                 await _if_new(db, Tombstone, {"recording_id": recording} | begun)
                 here = (col(Recording.id) == recording) & (col(Recording.state) != "disposed")
                 await db.execute(update(Recording).where(here).values(state="disposing", renew_at=None))
@@ -155,7 +155,7 @@ async def _custodian(
     db: AsyncConnection, said: dict[str, Any], carries: dict[str, Any], act: UUID, at: datetime
 ) -> None:
     if said["order"]:
-        await _order(db, carries["order"])
+        await _order(db, said, carries["order"])
     if not said["enrolled"]:
         here = col(Custodian.key_id) == said["key_id"]
         await db.execute(update(Custodian).where(here).values(removed_at=at, removed_act=act))
@@ -181,12 +181,18 @@ async def _hold(db: AsyncConnection, said: dict[str, Any], carries: dict[str, An
     await db.execute(insert(HeldRecording).on_conflict_do_nothing(), held)
 
 
-async def _order(db: AsyncConnection, told: dict[str, Any]) -> UUID:
+async def _order(db: AsyncConnection, said: dict[str, Any], told: dict[str, Any]) -> UUID:
+    """The order that a statement names. Raises HistoryLost where what is carried is not what custodians signed."""
     envelope = wire.Envelope.model_validate(told["envelope"])
-    order = custody.ORDERS.validate_json(base64.b64decode(envelope.payload))
-    row = {"id": order.id, "act": order.act, "envelope": envelope.model_dump(), "custodians": told["custodians"]}
-    await _if_new(db, Order, row | {"at": datetime.fromisoformat(told["at"])})
-    return order.id
+    order = envelope.decoded()
+    # Statements from before orders were named by digest have none.
+    digest = said.get("order_sha256", custody.order_sha256(envelope))
+    if (order["id"], custody.order_sha256(envelope)) != (said["order"], digest):
+        raise HistoryLost(f"随日志密封的指令 {said['order']} 不是日志所记载的那一份。")
+    row = {"id": UUID(order["id"]), "act": order["act"], "envelope": envelope.model_dump()}
+    row |= {"custodians": told["custodians"], "at": datetime.fromisoformat(told["at"])}
+    await _if_new(db, Order, row)
+    return UUID(order["id"])
 
 
 async def _if_new(db: AsyncConnection, table: Any, row: dict[str, Any], *, by: list[str] | None = None) -> None:

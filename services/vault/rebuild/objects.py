@@ -27,7 +27,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlmodel import col
 
-from services.vault import intents
+from services.vault import intents, tallies
 from services.vault.alarms import Alarms
 from services.vault.contract import wire
 from services.vault.contract.verify import VerificationError, verify_envelope
@@ -173,6 +173,8 @@ class Objects:
             self.found.again += len(unknown & intended)
             self.found.strays += len(unknown - intended)
             await self._sweeper.account_for(recording)
+        async with self._engine.begin() as db:
+            await tallies.count_again(db, recording)
 
     async def _heads(self, names: list[StoredName]) -> AsyncIterator[tuple[StoredName, StoredObject]]:
         for start in range(0, len(names), _AT_ONCE):
