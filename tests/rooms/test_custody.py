@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import hashlib
+import importlib
 import json
 import subprocess
 import sys
@@ -53,6 +54,10 @@ SHORT = {
     "QUANCHENG_VAULT_KEEP_DAYS": str(4 / 86400),
     "QUANCHENG_VAULT_RENEW_EVERY_SECONDS": "1",
 }
+MISCOUNTED = f"""
+    SELECT r.id FROM vault.recordings AS r CROSS JOIN LATERAL ({COUNTED}) AS counted
+    WHERE (r.objects, r.flagged, r.doubted) IS DISTINCT FROM (counted.objects, counted.flagged, counted.doubted)
+"""
 FIRST, SECOND = keeper("档案员甲"), keeper("法制员乙")
 
 
@@ -66,11 +71,7 @@ def short(request: pytest.FixtureRequest) -> Iterator[System]:
             assert done.returncode == 0, done.stderr
         yield made
         # Whatever was held, released, killed and disposed of.
-        wrong = (
-            "(r.objects, r.flagged, r.doubted) IS DISTINCT FROM (counted.objects, counted.flagged, counted.doubted)"
-        )
-        query = f"SELECT r.id FROM vault.recordings AS r CROSS JOIN LATERAL ({COUNTED}) AS counted WHERE {wrong}"
-        assert made.stack.postgres.run_sql(query).strip() == ""
+        assert made.stack.postgres.run_sql(MISCOUNTED).strip() == ""
 
 
 @pytest.fixture
@@ -402,6 +403,22 @@ async def test_how_far_a_hold_has_come_is_told_without_a_look_at_its_objects(roo
     finally:
         await owner.dispose()
     await settled(room, hold, objects=5)
+
+
+async def test_what_was_sealed_before_objects_were_counted_is_counted_by_the_migration(room: Room) -> None:
+    sealed = await recorded(room, [b"one", b"two"])
+    await settled(room, await placed(room, sealed.id), objects=3)
+    counting = importlib.import_module("migrations.vault.versions.0009_holds_counted").STATEMENTS[-1]
+    owner = create_async_engine(room.system.stack.postgres.dsn("quancheng_owner"))
+    try:
+        async with owner.connect() as db:
+            await db.execute(text("UPDATE vault.recordings SET objects = 0, flagged = 0, doubted = 0"))
+            assert (await db.execute(text(MISCOUNTED))).all()
+            await db.execute(text(counting))
+            assert (await db.execute(text(MISCOUNTED))).all() == []
+            await db.rollback()
+    finally:
+        await owner.dispose()
 
 
 async def test_a_hold_of_many_is_seen_to_move(room: Room) -> None:
