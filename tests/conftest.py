@@ -52,6 +52,12 @@ def faketime() -> Path:
 
 
 @pytest.fixture(scope="session")
+def strace() -> Path:
+    """Watches another process's system calls."""
+    return _program("strace", "QUANCHENG_STRACE")
+
+
+@pytest.fixture(scope="session")
 def litewitness() -> Path:
     """A real witness program."""
     return _program("litewitness", "QUANCHENG_LITEWITNESS")

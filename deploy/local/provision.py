@@ -1,7 +1,8 @@
 """`./dev test`: get what the tests need that no Python package brings, then run pytest.
 
-MinIO, Chromium, a Go, libfaketime, Caddy and the witness litewitness are found or made; their paths go to pytest as
-QUANCHENG_MINIO, QUANCHENG_CHROMIUM, QUANCHENG_GO, QUANCHENG_FAKETIME, QUANCHENG_CADDY and QUANCHENG_LITEWITNESS.
+MinIO, Chromium, a Go, libfaketime, strace, Caddy and the witness litewitness are found or made; their paths go to
+pytest as QUANCHENG_MINIO, QUANCHENG_CHROMIUM, QUANCHENG_GO, QUANCHENG_FAKETIME, QUANCHENG_STRACE, QUANCHENG_CADDY and
+QUANCHENG_LITEWITNESS.
 What cannot be had is said before and after the tests, with what cannot run without it; with CI=true it
 fails the run, however well the other tests went.
 """
@@ -147,6 +148,19 @@ def faketime_here() -> Path | None:
     return next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), None)
 
 
+# --- eyes on system calls ---
+
+
+def find_strace() -> Path:
+    """strace: `$QUANCHENG_STRACE`, PATH, or Debian's package."""
+    found = os.environ.get("QUANCHENG_STRACE") or shutil.which("strace")
+    if not found and can_install() and install("strace"):
+        found = shutil.which("strace")
+    if found and starts(Path(found)):
+        return Path(found).absolute()
+    raise LocalError("没有可用的 strace(Debian 软件包 strace),也无法安装。")
+
+
 # --- all of it ---
 
 
@@ -157,6 +171,7 @@ def provide() -> list[Missing]:
         ("QUANCHENG_CHROMIUM", find_browser, "Chromium", "tests/browser 的全部测试"),
         ("QUANCHENG_GO", lambda: peers.find_go(say), "Go", "由独立客户端读取公开日志的测试"),
         ("QUANCHENG_FAKETIME", find_faketime, "libfaketime", "时钟跳变的测试"),
+        ("QUANCHENG_STRACE", find_strace, "strace", "证据先落盘、后签收的测试"),
         ("QUANCHENG_CADDY", lambda: peers.find_caddy(say), "Caddy", "反向代理(TLS)的测试"),
         ("QUANCHENG_LITEWITNESS", lambda: peers.find_litewitness(say), "litewitness", "日志见证的测试"),
     ]
