@@ -186,7 +186,7 @@ class Disposer:
             row = (await db.execute(select(Tombstone).where(this))).one()
             gone = select(func.count(), func.coalesce(func.sum(col(Segment.size)), 0))
             gone = gone.where(col(Segment.recording_id) == recording, col(Segment.state) == "disposed")
-            segments, media_bytes = (await db.execute(gone)).one().tuple()
+            segments, media_bytes = (await db.execute(gone)).one()
         envelope = row.envelope
         if envelope is None:
             told = {

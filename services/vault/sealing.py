@@ -394,4 +394,4 @@ async def _digests_per_sequence(db: AsyncConnection, recording: UUID, sequences:
         .where(col(Segment.recording_id) == recording, col(Segment.sequence).in_(sequences))
         .group_by(col(Segment.sequence))
     )
-    return Counter(dict((await db.execute(query)).tuples().all()))
+    return Counter(dict((await db.execute(query)).all()))

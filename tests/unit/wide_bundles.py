@@ -113,7 +113,8 @@ class Wide(Maker):
     def _bury(self, root: Path, top: str, id_: str, manifests: list[bytes], segments: int, size: int) -> None:
         act = uuid.uuid5(uuid.UUID(id_), "disposal")
         digests = [hashlib.sha256(one).hexdigest() for one in manifests]
-        fields = {"recording": id_, "order": ORDER, "custodians": ["1" * 64, "2" * 64], "manifests": digests}
+        fields = {"recording": id_, "order": ORDER, "order_sha256": "3" * 64, "manifests": digests}
+        fields |= {"custodians": ["1" * 64, "2" * 64]}
         self._state("disposal", fields, act)
         told: Json = {"recording": id_, "order": ORDER, "act": str(act), "began_at": TIME, "disposed_at": TIME}
         told |= {"segments": segments, "media_bytes": size}
