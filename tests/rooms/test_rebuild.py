@@ -158,7 +158,7 @@ async def dispose(room: Room, recording: UUID) -> None:
 
 
 def _disposing(system: System) -> dict[str, str]:
-    from tests.rooms.test_custody import command_line
+    from tests.rooms.custody import command_line
 
     return command_line(system)[1]
 
