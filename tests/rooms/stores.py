@@ -23,7 +23,8 @@ from deploy.local.processes import ROOT
 from services.vault.settings import Settings
 from services.vault.stores.local import MOUNT, LocalStore
 from services.vault.stores.port import PutTicket, Store
-from services.vault.stores.s3 import S3Store, set_up
+from services.vault.stores.s3 import S3Store
+from services.vault.stores.setup import set_up
 from tests.system import free_ports
 
 POLICIES = ROOT / "deploy" / "policies"

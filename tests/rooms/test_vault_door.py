@@ -31,7 +31,7 @@ from services.vault.app import create_app
 from services.vault.contract.channel import CHANNEL_SERVICE, CHANNEL_TERMINAL, RequestSigner
 from services.vault.errors import KeyFault
 from services.vault.routes import API_VERBS, Caller
-from services.vault.stores.s3 import set_up
+from services.vault.stores.setup import set_up
 from tests.rooms.garbage import CHINESE, Route, not_a_problem, routes_of
 from tests.rooms.people import service_key
 from tests.rooms.stores import POLICIES, client, s3_settings
