@@ -17,10 +17,11 @@ from services.terminal.api import Api
 from services.terminal.capture import Capture, CaptureFailed, Clock, arguments
 from services.terminal.cutter import Cut, CutError, Cutter
 from services.terminal.home import Enrolled, Home
+from services.terminal.line import RecordingStuck
 from services.terminal.pins import Follower, Pinned
 from services.terminal.progress import Progress
 from services.terminal.spool import RecordingSpool, Spool, SpoolError
-from services.terminal.uplink import RecordingStuck, Uplink
+from services.terminal.uplink import Uplink
 
 DONE, REMAINS, CAPTURE_FAILED, SPOOL_FULL = 0, 1, 3, 4
 """Exit codes: all receipted and closed; something still waits in the spool; ffmpeg died; no room."""

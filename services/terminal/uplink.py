@@ -22,38 +22,20 @@ from dataclasses import dataclass, field
 import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from services.terminal.api import CONNECT_SECONDS, IDLE_SECONDS, Api, Backoff, CallFailed, Refused
-from services.terminal.closing import (
-    ManifestRejected,
-    check_manifest,
-    closing_payload,
-    signed_closing,
-    supplement_payload,
-    unlisted,
-)
+from services.terminal.api import CONNECT_SECONDS, IDLE_SECONDS, Api, Backoff, CallFailed
+from services.terminal.ending import Ending
+from services.terminal.line import FINAL, WINDOW, Line, RecordingStuck, name_of, why
 from services.terminal.pins import Pinned
 from services.terminal.progress import Progress
 from services.terminal.spool import RecordingSpool, SegmentDamaged
 from services.vault.contract import verify, wire
 
-WINDOW = 32
-"""Segments asked for and not yet receipted, at most."""
 PUTS = 4
 PACE_SECONDS = 0.5
 """A segment alone is exchanged at once; where others are being put beside it, the calls that carry one segment
 each would take the time from the bytes."""
 _SLOWEST_BYTES_PER_SECOND = 32 * 1024
 _TICKET_MARGIN_SECONDS = 5.0
-_FINAL = {"recording-differs", "closing-differs", "bad-closing", "key-revoked"}
-"""Refusals of the recording as a whole that no repetition changes."""
-
-
-class _ClosedByServer(Exception):
-    """The server closed in our absence: what its manifests do not list is for us to close as a supplement."""
-
-
-class RecordingStuck(Exception):
-    """No repetition will help: the server holds this recording closed, or or otherwise than we do."""
 
 
 class _WeakerLock(Exception):
@@ -97,14 +79,12 @@ class Uplink:
     ):
         self._recording, self._api, self._key, self._pinned = recording, api, key, pinned
         self._progress, self._forget, self._on_segment_seconds = progress, forget, on_segment_seconds
+        self._line = Line(recording, api, progress)
         self._ways: dict[int, _Way] = {}
         self._tickets: asyncio.Queue[tuple[_Way, wire.Ticket, float]] = asyncio.Queue()
         self._news = asyncio.Event()
-        self._backoff = Backoff()
         self._exchanged = -PACE_SECONDS
         self._interrupted: bool | None = None
-        # A receipt shows that the opening has arrived.
-        self._unknown = not recording.receipted
         self._store = httpx.AsyncClient(timeout=httpx.Timeout(IDLE_SECONDS, connect=CONNECT_SECONDS), trust_env=False)
 
     def wake(self) -> None:
@@ -124,7 +104,8 @@ class Uplink:
                     putter.cancel()
         except BaseExceptionGroup as group_error:
             raise group_error.exceptions[0] from None
-        await self._close()
+        parts = (self._line, self._recording, self._api, self._key, self._pinned, self._progress)
+        await Ending(*parts, forget=self._forget, interrupted=bool(self._interrupted)).close()
 
     async def _exchange_until_receipted(self) -> None:
         while self._recording.pending or self._interrupted is None:
@@ -133,7 +114,7 @@ class Uplink:
             now = time.monotonic()
             ready = [way for way in self._ways.values() if way.not_before <= now]
             asks = [way.ask for way in ready if way.state == "ask"]
-            commits = [_name(way.ask) for way in ready if way.state == "commit"]
+            commits = [name_of(way.ask) for way in ready if way.state == "commit"]
             if (asks or commits) and self._pace(now) <= 0:
                 self._exchanged = now
                 await self._exchange(wire.ExchangeRequest(asks=asks, commits=commits))
@@ -166,13 +147,13 @@ class Uplink:
     async def _exchange(self, request: wire.ExchangeRequest) -> None:
         # 1. Ask, and 4. commit what was put.
         try:
-            await self._open_if_unknown()
+            await self._line.open_if_unknown()
             answer = await self._api.exchange(self._recording.id, request)
         except CallFailed as error:
-            self._know(error)
-            await self._pause(error)
+            self._line.know(error)
+            await self._line.pause(error)
             return
-        self._backoff.reset()
+        self._line.backoff.reset()
         # 2. Tickets: a ticket's life is counted on the server's clock, so ours may be wrong.
         now, server_time = time.monotonic(), self._api.server_time
         for ticket in answer.tickets:
@@ -220,13 +201,13 @@ class Uplink:
             async with asyncio.timeout(IDLE_SECONDS + len(data) / _SLOWEST_BYTES_PER_SECOND):
                 response = await self._store.request(ticket.method, ticket.url, headers=ticket.headers, content=data)
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
-            self._tell_retry(f"存储连接中断（{type(error).__name__}）", way.again("ask"), way.ask.sequence)
+            self._line.tell_retry(f"存储连接中断（{type(error).__name__}）", way.again("ask"), way.ask.sequence)
             return
         if response.status_code in (200, 412):
             way.state = "commit"
         else:
             refused = f"存储回答 {response.status_code}"
-            self._tell_retry(refused, way.again("ask"), way.ask.sequence)
+            self._line.tell_retry(refused, way.again("ask"), way.ask.sequence)
 
     async def _take_receipt(self, sealed: wire.SealedSegment) -> None:
         way = self._way(sealed)
@@ -247,7 +228,7 @@ class Uplink:
                 "error",
                 recording=str(self._recording.id),
                 sequence=way.ask.sequence,
-                reason=f"片段 {way.ask.sequence} 的凭证未通过验证，不予采信（{_why(error)}）",
+                reason=f"片段 {way.ask.sequence} 的凭证未通过验证，不予采信（{why(error)}）",
             )
             way.again("ask")
             return
@@ -255,7 +236,7 @@ class Uplink:
         try:
             await asyncio.to_thread(self._recording.accept, way.ask, sealed.receipt)
         except OSError as error:
-            self._tell_retry(f"凭证写不进磁盘（{error.strerror}）", way.again("ask"), way.ask.sequence)
+            self._line.tell_retry(f"凭证写不进磁盘（{error.strerror}）", way.again("ask"), way.ask.sequence)
             return
         del self._ways[way.ask.sequence]
         self._progress.tell(
@@ -280,138 +261,12 @@ class Uplink:
         )
 
     def _take_problem(self, problem: wire.ItemProblem) -> None:
-        if problem.slug in _FINAL:
+        if problem.slug in FINAL:
             raise RecordingStuck(problem.title)
         way = self._way(problem)
         if way is not None:
-            self._tell_retry(f"{problem.title}（{problem.slug}）", way.again("ask"), problem.sequence)
+            self._line.tell_retry(f"{problem.title}（{problem.slug}）", way.again("ask"), problem.sequence)
 
     def _way(self, name: wire.SegmentName) -> _Way | None:
         way = self._ways.get(name.sequence)
         return way if way is not None and way.ask.sha256 == name.sha256 else None
-
-    async def _close(self) -> None:
-        closing = await asyncio.to_thread(self._closing)
-        try:
-            closed = await self._closed_with(closing)
-        except _ClosedByServer:
-            closed = await self._supplemented()
-        await asyncio.to_thread(self._recording.retire, closed, forget=self._forget)
-        self._progress.tell(
-            "closed",
-            recording=str(self._recording.id),
-            segments=closed.segments,
-            bytes=closed.bytes,
-            megabytes=closed.bytes / 1e6,
-            ended_at=wire.rfc3339(closed.ended_at),
-            manifest_sha256=closed.manifest_sha256,
-            lock=closed.lock,
-            closed_by=closed.closed_by,
-        )
-
-    async def _closed_with(self, closing: wire.Envelope) -> wire.ClosedRecording:
-        while (closed := await self._closed(closing)) is None:
-            pass
-        return closed
-
-    async def _supplemented(self) -> wire.ClosedRecording:
-        """The last manifest, once all that we hold receipts for is in one: the server's, or supplements we sign."""
-        while True:
-            try:
-                number, left, last = await unlisted(self._api, self._recording, self._pinned.keys)
-                if last is not None and not left:
-                    return last
-                payload = supplement_payload(self._recording, left, number, interrupted=bool(self._interrupted))
-                await self._closed_with(signed_closing(payload, self._key))
-            except _ClosedByServer:
-                continue
-            except CallFailed as error:
-                self._know(error)
-                await self._pause(error)
-            except ManifestRejected as error:
-                if not (error.by_unknown_key and await self._pinned.learn()):
-                    await self._reject(error)
-
-    async def _closed(self, closing: wire.Envelope) -> wire.ClosedRecording | None:
-        """The verified answer to the closing, or None after a pause."""
-        try:
-            await self._open_if_unknown()
-            closed = await self._api.close(self._recording.id, closing)
-            try:
-                check_manifest(closed, closing, self._pinned.keys)
-            except ManifestRejected as error:
-                if not (error.by_unknown_key and await self._pinned.learn()):
-                    raise
-                check_manifest(closed, closing, self._pinned.keys)
-            return closed
-        except CallFailed as error:
-            self._know(error)
-            if isinstance(error, Refused) and error.problem.slug == "closed-by-server":
-                raise _ClosedByServer from error
-            if isinstance(error, Refused) and error.problem.slug == "segments-outstanding":
-                await self._offer_again()
-            await self._pause(error)
-        except ManifestRejected as error:
-            await self._reject(error)
-        return None
-
-    async def _reject(self, error: ManifestRejected) -> None:
-        reason = f"清单未通过验证，不予采信（{_why(error)}）"
-        self._progress.tell("error", recording=str(self._recording.id), reason=reason)
-        await asyncio.sleep(self._backoff.next())
-
-    def _closing(self) -> wire.Envelope:
-        closing = self._recording.closing()
-        if closing is None:
-            payload = closing_payload(self._recording, interrupted=bool(self._interrupted))
-            closing = signed_closing(payload, self._key)
-            self._recording.keep_closing(closing)
-        return closing
-
-    async def _offer_again(self) -> None:
-        """The vault says it lacks what we hold receipts for: name it all again, so that it looks."""
-        leaves = self._recording.leaves()
-        for start in range(0, len(leaves), WINDOW):
-            part = leaves[start : start + WINDOW]
-            commits = [_name(ask) for ask in part]
-            try:
-                await self._api.exchange(self._recording.id, wire.ExchangeRequest(asks=part, commits=commits))
-            except CallFailed:
-                return
-
-    async def _open_if_unknown(self) -> None:
-        if self._unknown:
-            await self._api.open(self._recording.id, self._recording.started_at)
-            self._unknown = False
-
-    def _know(self, error: CallFailed) -> None:
-        """Some refusals say what to do before asking again."""
-        if not isinstance(error, Refused):
-            return
-        slug = error.problem.slug
-        if slug == "no-such-recording":
-            self._unknown = True
-        elif slug in _FINAL:
-            raise RecordingStuck(error.problem.title)
-
-    async def _pause(self, error: CallFailed) -> None:
-        pause = self._backoff.next(error.retry_after)
-        self._tell_retry(str(error), pause)
-        await asyncio.sleep(pause)
-
-    def _tell_retry(self, reason: str, seconds: float, sequence: int | None = None) -> None:
-        self._progress.tell(
-            "retry",
-            recording=str(self._recording.id),
-            reason=reason,
-            seconds=round(seconds, 2),
-            **({} if sequence is None else {"sequence": sequence}),
-        )
-
-
-def _why(error: Exception) -> str:
-    return error.chinese if isinstance(error, verify.VerificationError) else str(error)
-
-
-def _name(ask: wire.SegmentAsk) -> wire.SegmentName:
-    return wire.SegmentName(sequence=ask.sequence, sha256=ask.sha256)

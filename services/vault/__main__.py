@@ -34,7 +34,8 @@ from services.vault.contract.http import Asgi, Receive, Scope, Send
 from services.vault.errors import HistoryLost, KeyFault, StoreUnfit, VaultError
 from services.vault.service import Vault
 from services.vault.settings import Settings
-from services.vault.stores import conformance, folder, open_store, s3
+from services.vault.stores import conformance, folder, open_store
+from services.vault.stores.setup import set_up
 
 _POLICIES = Path(__file__).parents[2] / "deploy" / "policies"
 
@@ -156,7 +157,7 @@ def _set_up_store(settings: Settings) -> int:
         )
         return 64
     disposer = (dispose[0], SecretStr(dispose[1])) if dispose[0] and dispose[1] else None
-    s3.set_up(settings, admin[0], admin[1], _POLICIES, dispose=disposer)
+    set_up(settings, admin[0], admin[1], _POLICIES, dispose=disposer)
     return 0
 
 

@@ -18,7 +18,8 @@ from services.vault.database import GONE
 from services.vault.routes import API_VERBS, Caller, private, public
 from services.vault.service import Vault
 from services.vault.settings import Settings
-from services.vault.stores.local import MOUNT, LocalStore
+from services.vault.stores.local import LocalStore
+from services.vault.stores.tickets import MOUNT
 
 _log = logging.getLogger("quancheng.vault")
 

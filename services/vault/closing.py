@@ -26,16 +26,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import itertools
-import json
-from collections import defaultdict
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Any
 from uuid import UUID
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from pydantic import Field, ValidationError
 from sqlalchemy import select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -43,7 +37,6 @@ from sqlmodel import col
 
 from services.vault import errors, tallies
 from services.vault.contract import wire
-from services.vault.contract.verify import VerificationError, merkle_root, segment_leaf, verify_envelope
 from services.vault.enrolments import require_unrevoked
 from services.vault.keyring import Keyring
 from services.vault.log import statement
@@ -52,12 +45,10 @@ from services.vault.minutes import state_segments
 from services.vault.models import Enrolment, Manifest, Recording, Segment
 from services.vault.retention import count_in
 from services.vault.sealing import prefix_of
+from services.vault.settling import Closing, checked, outstanding_of, settle, settle_alone
 from services.vault.stores.port import Store
 from services.vault.sweeping import Sweeper
 
-_MAX_COMBINATIONS = 64
-_MAX_HASHES = 1_000_000
-_MAX_OUTSTANDING = 1000
 _LISTED = (
     "sequence",
     "size",
@@ -71,37 +62,6 @@ _LISTED = (
     "key",
     "version",
 )
-
-_Sequences = Annotated[list[Annotated[int, Field(ge=0, le=wire.MAX_SEQUENCE)]], Field(max_length=100_000)]
-
-
-class Closing(wire.Message):
-    """The payload a terminal signs; `root` is over its segments in order, those `missing` left out.
-
-    A supplement's has its `number` and, in place of holes, the `sequences` it speaks of."""
-
-    recording: UUID
-    number: Annotated[int, Field(ge=0, le=wire.MAX_SUPPLEMENTS)] = 0
-    sequences: _Sequences | None = None
-    count: Annotated[int, Field(ge=1, le=1_000_000)]
-    root: wire.Sha256
-    missing: _Sequences
-    started_at: wire.Moment
-    ended_at: wire.Moment
-    interrupted: bool
-
-    def expected(self) -> list[int]:
-        """The sequences that this closing speaks of, in order. Raises BadClosing."""
-        if self.number == 0:
-            missing = set(self.missing)
-            expected = [n for n in range(self.count + len(missing)) if n not in missing]
-            good = self.sequences is None and self.missing == sorted(missing)
-        else:
-            expected = self.sequences or []
-            good = not self.missing and expected == sorted(set(expected))
-        if not good or len(expected) != self.count:
-            raise errors.BadClosing
-        return expected
 
 
 class Closer:
@@ -125,7 +85,7 @@ class Closer:
         """Raises BadClosing, SegmentsOutstanding, ClosingDiffers, ClosedByServer, KeyRevoked: nothing was changed."""
         # 1. The signature.
         source = await self._source(recording)
-        closing = _checked(request.closing, recording, source)
+        closing = checked(request.closing, recording, source)
         if source.state == "open" and source.revoked_at is not None:
             raise errors.KeyRevoked
         expected = closing.expected()
@@ -147,7 +107,7 @@ class Closer:
                 await require_unrevoked(db, source.key_id)
                 sealed = await _sealed(db, recording, number)
                 # In a thread: a day's recording is tens of thousands of hashes, and others are waiting.
-                chosen, beside = await asyncio.to_thread(_settle, closing, expected, sealed)
+                chosen, beside = await asyncio.to_thread(settle, closing, expected, sealed)
                 told = {
                     "closed_by": "terminal",
                     "closing": envelope.model_dump(),
@@ -159,7 +119,7 @@ class Closer:
                 await self._close(db, recording, number, source, told, chosen, beside)
             elif state == "closed" and closing.number == number + 1:
                 # Nothing was sealed since, so no supplement is open.
-                raise errors.SegmentsOutstanding(outstanding=_outstanding(expected))
+                raise errors.SegmentsOutstanding(outstanding=outstanding_of(expected))
             elif closing.number > number:
                 raise errors.BadClosing
 
@@ -185,7 +145,7 @@ class Closer:
                 sealed = await _sealed(db, recording, number)
                 if not sealed:
                     raise errors.NothingSealed
-                told, chosen, beside = await asyncio.to_thread(_settle_alone, reason, number, sealed)
+                told, chosen, beside = await asyncio.to_thread(settle_alone, reason, number, sealed)
                 await self._close(db, recording, number, source, told, chosen, beside)
         return number
 
@@ -315,20 +275,6 @@ def _listed_beside(row: Any) -> dict[str, Any]:
     return {"of_sequence": listed.pop("sequence"), **listed}
 
 
-def _checked(envelope: wire.Envelope, recording: UUID, source: Any) -> Closing:
-    if source.public_key is None:
-        raise errors.BadClosing
-    keys = {source.key_id: Ed25519PublicKey.from_public_bytes(source.public_key)}
-    try:
-        payload = verify_envelope(envelope.model_dump(), keys, wire.CLOSING_TYPE)
-        closing = Closing.model_validate_json(json.dumps(payload))
-    except (VerificationError, ValidationError) as error:
-        raise errors.BadClosing from error
-    if closing.recording != recording:
-        raise errors.BadClosing
-    return closing
-
-
 async def _lock(db: AsyncConnection, recording: UUID, keys: Keyring) -> tuple[str, int]:
     """Alone with the recording: its state, and the number of the manifest that is being collected or was last."""
     await keys.share(db)
@@ -345,56 +291,6 @@ async def _sealed(db: AsyncConnection, recording: UUID, number: int) -> list[Any
     query = query.where(col(Segment.number) == number)
     query = query.order_by(col(Segment.sequence), col(Segment.sealed_at)).with_for_update()
     return list(await db.execute(query))
-
-
-def _settle(closing: Closing, expected: list[int], sealed: list[Any]) -> tuple[list[Any], list[Any]]:
-    """The sealed segments that the closing speaks of, in order, and those it does not."""
-    choices = _choices(sealed)
-    if outstanding := [n for n in expected if n not in choices]:
-        raise errors.SegmentsOutstanding(outstanding=_outstanding(outstanding))
-    tries = max(1, min(_MAX_COMBINATIONS, _MAX_HASHES // len(expected)))
-    for chosen in itertools.islice(itertools.product(*(choices[n] for n in expected)), tries):
-        if _root(chosen) == closing.root:
-            return list(chosen), _others(sealed, chosen)
-    raise errors.BadClosing
-
-
-def _settle_alone(
-    reason: wire.ServerReason, number: int, sealed: list[Any]
-) -> tuple[dict[str, Any], list[Any], list[Any]]:
-    """What a manifest says that nobody but the vault stands for: of each sequence the digest sealed first."""
-    choices = _choices(sealed)
-    chosen = [rows[0] for _, rows in sorted(choices.items())]
-    ended_at = max(row.started_at + timedelta(milliseconds=row.duration_ms) for row in chosen)
-    told = {
-        "closed_by": "server",
-        "reason": reason,
-        "root": _root(chosen),
-        "missing": [] if number else [n for n in range(chosen[-1].sequence) if n not in choices],
-        "started_at": wire.rfc3339(min(row.started_at for row in chosen)),
-        "ended_at": wire.rfc3339(ended_at),
-    }
-    return told, chosen, _others(sealed, chosen)
-
-
-def _choices(sealed: list[Any]) -> dict[int, list[Any]]:
-    choices: dict[int, list[Any]] = defaultdict(list)
-    for row in sealed:
-        choices[row.sequence].append(row)
-    return choices
-
-
-def _root(rows: Sequence[Any]) -> str:
-    return merkle_root(segment_leaf(row.sequence, row.sha256, row.size) for row in rows).hex()
-
-
-def _others(sealed: list[Any], chosen: Sequence[Any]) -> list[Any]:
-    named = {(row.sequence, row.sha256) for row in chosen}
-    return [row for row in sealed if (row.sequence, row.sha256) not in named]
-
-
-def _outstanding(sequences: list[int]) -> list[dict[str, int]]:
-    return [{"sequence": n} for n in sequences[:_MAX_OUTSTANDING]]
 
 
 def _listed(row: Any) -> dict[str, Any]:

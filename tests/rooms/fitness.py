@@ -20,7 +20,8 @@ from deploy.local.processes import ROOT
 from services.vault.settings import Settings
 from services.vault.stores import conformance
 from services.vault.stores.findings import Finding
-from services.vault.stores.s3 import S3Store, set_up
+from services.vault.stores.s3 import S3Store
+from services.vault.stores.setup import set_up
 
 POLICIES = ROOT / "deploy" / "policies"
 IDENTITIES = ("put", "keep", "probe")

@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID
 
 import httpx
+import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -24,7 +25,9 @@ from services.vault.contract.client import VaultClient
 from services.vault.contract.verify import key_id
 from services.vault.sampling import SEGMENTS, Sampler, Sealed
 from services.vault.settings import Settings
+from services.vault.stores.local import LocalStore
 from services.vault.stores.port import Store
+from services.vault.stores.s3 import S3Store
 from tests.system import System
 
 _PREFIX = "QUANCHENG_VAULT_"
@@ -110,3 +113,17 @@ async def room_of(system: System, store: Store) -> AsyncIterator[Room]:
     finally:
         await store.stop()
         await engine.dispose()
+
+
+@pytest.fixture
+async def s3(minio_system: System) -> AsyncIterator[Room]:
+    async with room_of(minio_system, S3Store(settings_of(minio_system))) as room:
+        yield room
+
+
+@pytest.fixture
+async def local(local_system: System) -> AsyncIterator[Room]:
+    settings = settings_of(local_system)
+    assert settings.local_root and settings.local_public_url
+    async with room_of(local_system, LocalStore(settings.local_root, settings.local_public_url, b"x" * 32)) as room:
+        yield room

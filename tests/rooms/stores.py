@@ -21,9 +21,11 @@ from pydantic import SecretStr
 from deploy.local.minio import Minio
 from deploy.local.processes import ROOT
 from services.vault.settings import Settings
-from services.vault.stores.local import MOUNT, LocalStore
+from services.vault.stores.local import LocalStore
 from services.vault.stores.port import PutTicket, Store
-from services.vault.stores.s3 import S3Store, set_up
+from services.vault.stores.s3 import S3Store
+from services.vault.stores.setup import set_up
+from services.vault.stores.tickets import MOUNT
 from tests.system import free_ports
 
 POLICIES = ROOT / "deploy" / "policies"

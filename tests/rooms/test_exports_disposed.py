@@ -11,9 +11,9 @@ import pytest
 from services.vault.contract.client import VaultRefused
 from services.vault.stores import open_store
 from tests.flows.test_pages import run
+from tests.rooms.custody import command, disposal, lapsed, short
 from tests.rooms.exported import asked, begun, fetched, ready, recorded, unpacked, verified
 from tests.rooms.sealed import Room, room_of, settings_of
-from tests.rooms.test_custody import command, disposal, lapsed, short
 from tests.system import System
 
 __all__ = ["short"]

@@ -8,9 +8,8 @@ import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID
 
 import pytest
 from sqlalchemy import text
@@ -29,55 +28,33 @@ from services.vault.rebuild.acts import Acts
 from services.vault.stores import disk, open_store
 from tests.rooms import key_changes
 from tests.rooms.losses import (
-    Rows,
+    FIRST,
+    SECOND,
     Source,
+    all_rows,
+    destroy,
+    dispose,
     dump,
     lose,
+    rebuilt,
     receipt,
     restore_dump,
-    rows,
+    something_of_everything,
     start_vault,
     stop_vault,
     told_and_published,
     vault_command,
 )
-from tests.rooms.orders import ORIGIN, keeper, order, signed
+from tests.rooms.orders import ORIGIN, order, signed
 from tests.rooms.sealed import Room, ask, room_of, seal, settings_of
-from tests.rooms.test_series import seal as seal_version
-from tests.rooms.test_series import version
 from tests.system import System, running
 
-FIRST, SECOND = keeper("档案员甲"), keeper("法制员乙")
 SETTINGS = {
     "QUANCHENG_VAULT_ORIGIN": ORIGIN,
     "QUANCHENG_VAULT_RETENTION_DAYS": str(8 / 86400),
     "QUANCHENG_VAULT_KEEP_DAYS": str(3 / 86400),
     "QUANCHENG_VAULT_RENEW_EVERY_SECONDS": "600",
 }
-# What the bucket cannot tell and nobody misses: when somebody was last heard of, what waits, what was alarmed.
-NOT_TOLD = {
-    "alarms": {"*"},
-    "rebuilds": {"*"},
-    "log_pending": {"*"},
-    "log_head": {"checkpoint"},
-    "checkpoints": {"*"},
-    "cosignatures": {"*"},
-    "witnesses": {"*"},
-    "recordings": {"active_at", "renew_at"},
-    "segments": {"ticket_at", "sweep_at"},
-    "terms": {"place"},
-}
-NOT_TOLD |= {name: {"*"} for name in ("pgqueuer", "pgqueuer_log", "pgqueuer_schedules", "pgqueuer_statistics")}
-
-
-LOCAL_TELLS_NOT = {
-    name: NOT_TOLD.get(name, set()) | {"retain_until"} for name in ("segments", "manifests", "kept_files")
-}
-"""The folder locks nothing, so it tells no date."""
-
-
-async def all_rows(room: Room) -> Rows:
-    return await rows(room, without=NOT_TOLD | (LOCAL_TELLS_NOT if room.store.lock == "none" else {}))
 
 
 @pytest.fixture(scope="module", params=["local", "minio"])
@@ -99,68 +76,6 @@ async def room(losing: System) -> AsyncIterator[Room]:
         start_vault(losing)
     async with room_of(losing, open_store(settings_of(losing), b"x" * 32)) as made:
         yield made
-
-
-async def rebuilt(room: Room, *arguments: str, code: int = 0) -> str:
-    await room.engine.dispose()
-    done = await asyncio.to_thread(vault_command, room.system, "rebuild", *arguments)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
-async def something_of_everything(room: Room) -> dict[str, UUID]:
-    made: dict[str, UUID] = {}
-    source, client = Source(room), room.client
-    made["closed"] = await source.recording(b"one", b"two", b"three")
-    made["open"] = await source.recording(b"open one", b"open two", close=False)
-    made["conflict"] = await source.recording(b"first", b"second", close=False)
-    await seal(client, made["conflict"], [b"another first"])
-    await source.close(made["conflict"], b"first", b"second")
-    made["supplement"] = await source.recording(b"before", close=True)
-    await seal(client, made["supplement"], [b"before", b"late"])
-    made["by server"] = uuid7()
-    opening = wire.OpenRecording(source=uuid7(), key_id=None, started_at=datetime.now(UTC))
-    await client.open(made["by server"], opening)
-    await seal(client, made["by server"], [b"pushed"])
-    await client.close_by_server(made["by server"], wire.CloseByServer(reason="idle"))
-    made["series"] = uuid7()
-    await client.open_series(made["series"], wire.OpenSeries(source=uuid7()))
-    for number, data in enumerate((b"version one", b"version two"), 1):
-        await seal_version(client, made["series"], version(number, data, b"what it is"), data)
-    made["kept"] = await source.recording(b"kept for good")
-    await client.set_term(made["kept"], wire.SetTerm(keep_until=datetime.now(UTC) + timedelta(days=9), basis="三年"))
-    await client.set_term(made["kept"], wire.SetTerm(keep_until=None, basis="保管期限表", schedule="2026版"))
-    made["held"], made["was held"] = await source.recording(b"held"), await source.recording(b"was held")
-    for name in ("held", "was held"):
-        made[f"hold {name}"] = uuid7()
-        message = wire.PlaceHold(case=uuid7(), reason="行政复议", recordings=[made[name]])
-        await client.hold(made[f"hold {name}"], message)
-    released = made["hold was held"]
-    await client.release(released, signed(order("release", hold=released), FIRST, SECOND))
-    for name in ("held", "was held"):
-        async with asyncio.timeout(60):
-            while (await client.hold_state(made[f"hold {name}"])).settled < 2:
-                await asyncio.sleep(0.1)
-    made["disposed"] = await source.recording(b"to be forgotten")
-    return made
-
-
-async def dispose(room: Room, recording: UUID) -> None:
-    what = order("dispose", basis="期限届满", recordings=[recording])
-    path = room.system.folder / f"{what.id}.json"
-    path.write_text(signed(what, FIRST, SECOND).model_dump_json())
-    await asyncio.sleep(9)
-    argv, environment = [sys.executable, "-m", "services.vault", "dispose", str(path)], _disposing(room.system)
-    done = await asyncio.to_thread(
-        subprocess.run, argv, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def _disposing(system: System) -> dict[str, str]:
-    from tests.rooms.test_custody import command_line
-
-    return command_line(system)[1]
 
 
 async def test_the_rows_made_again_from_the_bucket_are_those_that_were_lost(room: Room) -> None:
@@ -447,18 +362,3 @@ async def test_what_is_missing_from_the_bucket_is_named_and_alarmed(room: Room) 
     assert await room.told("object-differs", key)
     start_vault(room.system)
     assert (await receipt(room, recording, 1, b"will stay")).size == 9
-
-
-async def destroy(room: Room, key: str) -> None:
-    """As somebody with every right over the store would, once the lock has lapsed."""
-    found = await room.store.head(key)
-    assert found is not None
-    if room.system.stack.minio:
-        from tests.rooms.stores import client
-
-        minio = room.system.stack.minio
-        await asyncio.sleep(9)
-        admin = client(minio.endpoint, minio.access_key, minio.secret_key)
-        admin.remove_object("quancheng-evidence", key, version_id=found.version)
-    else:
-        await open_store(settings_of(room.system), b"x" * 32).delete(key, found.version)  # type: ignore[attr-defined]

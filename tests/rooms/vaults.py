@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
+
+import httpx
 
 from deploy.local.processes import ROOT
 from deploy.local.stack import Stack
 from services.vault.settings import Settings
+from tests.system import System
 
 _PREFIX = "QUANCHENG_VAULT_"
 
@@ -30,3 +34,11 @@ def start_vault(environment: dict[str, str], *, seconds: float = 30) -> subproce
         timeout=seconds,
         check=False,
     )
+
+
+def published(system: System) -> None:
+    """Wait for the first checkpoint of a fresh vault."""
+    until = time.monotonic() + 20
+    while httpx.get(f"{system.stack.vault_url}/log/checkpoint", trust_env=False).status_code != 200:
+        assert time.monotonic() < until
+        time.sleep(0.1)

@@ -10,8 +10,8 @@ the head of the log, without which no vault starts, is moved last.
 3. What each statement tells, with what it carries (`acts.py`): keys, enrolments, segments with their receipts,
    holds, custodians, orders, terms, disposals.
 4. The bucket, object by object (`objects.py`): each sealed object's version, size, checksum, lock and flag are
-   compared; manifests and tombstones are read; what no statement tells of is asked for anew by the intent that it
-   carries, and sealed by the ordinary steps.
+   compared; manifests and tombstones are read (`manifests.py`); what no statement tells of is asked for anew by the
+   intent that it carries, and sealed by the ordinary steps.
 5. Stamped checkpoints and the log's own files (`files.py`).
 6. In one transaction: the head, signed; the statement that there was a rebuild; what was pending and is told by now
    is dropped. Whatever was signed beyond the head is lost, and who holds it (the api) is told from where on.

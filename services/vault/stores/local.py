@@ -11,17 +11,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import hmac
 import itertools
 import os
-import re
 import secrets
 import stat
 from collections.abc import AsyncIterator, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import IO
-from urllib.parse import urlsplit
 
 from services.vault.contract.http import Receive, Scope, Send, problem
 from services.vault.contract.wire import MAX_SEGMENT_BYTES, TICKET_SECONDS, Lock
@@ -38,21 +35,13 @@ from services.vault.stores.disk import (
     write,
 )
 from services.vault.stores.port import GetTicket, Part, PutTicket, StoredName, StoredObject
+from services.vault.stores.tickets import MOUNT, Refused, Tickets
 
-MOUNT = "/store"
-_SCHEME = "QC-HMAC-SHA256"
-_KEY = re.compile(r"^(?:[a-z0-9][a-z0-9._-]*/)*[a-z0-9][a-z0-9._-]*$")
 _BATCH = 1024 * 1024
 _IDLE_SECONDS = 30
 _PAGE = 1000
 _VERSION = "1"
 _INTENT = "x-quancheng-intent"
-
-
-class _Refused(Exception):
-    def __init__(self, status: int, slug: str, title: str):
-        super().__init__(slug)
-        self.status, self.slug, self.title = status, slug, title
 
 
 class LocalStore:
@@ -62,10 +51,8 @@ class LocalStore:
         self._root = root
         self._evidence, self._log, self._incoming = root / "evidence", root / "log", root / "incoming"
         self._held = root / "held"
-        self._public = public_url.rstrip("/")
-        self._host = urlsplit(self._public).netloc
-        self._secret = secret
-        self._earlier: tuple[bytes, datetime] | None = None
+        self._public = public_url
+        self._tickets = Tickets(public_url, secret)
         self._immutable = immutable
 
     async def start(self) -> None:
@@ -101,15 +88,7 @@ class LocalStore:
 
     def turn(self, secret: bytes, *, honour: bool) -> None:
         """Sign tickets with another secret from here on. `honour`: those out already live on to their end."""
-        if secret == self._secret:
-            return
-        lives = datetime.now(UTC) + timedelta(seconds=TICKET_SECONDS)
-        self._earlier = (self._secret, lives) if honour else None
-        self._secret = secret
-
-    def _secrets(self) -> list[bytes]:
-        earlier = self._earlier if self._earlier and self._earlier[1] > datetime.now(UTC) else None
-        return [self._secret, *([earlier[0]] if earlier else [])]
+        self._tickets.turn(secret, honour=honour)
 
     def put_ticket(
         self, key: str, sha256: str, size: int, retain_until: datetime, now: datetime, intent: str = ""
@@ -122,11 +101,11 @@ class LocalStore:
             "x-quancheng-lock": self.lock,
             **({_INTENT: intent} if intent else {}),
         }
-        return PutTicket(*self._signed("PUT", f"{MOUNT}/{key}", headers, expires), expires)
+        return PutTicket(*self._tickets.signed("PUT", f"{MOUNT}/{key}", headers, expires), expires)
 
     def get_ticket(self, key: str, version: str, now: datetime) -> GetTicket:
         expires = now + timedelta(seconds=TICKET_SECONDS)
-        return GetTicket(*self._signed("GET", f"{MOUNT}/{key}", {}, expires))
+        return GetTicket(*self._tickets.signed("GET", f"{MOUNT}/{key}", {}, expires))
 
     async def head(self, key: str, version: str | None = None) -> StoredObject | None:
         return await asyncio.to_thread(self._head, key)
@@ -188,42 +167,16 @@ class LocalStore:
         try:
             if scope["type"] != "http":
                 return
-            key = self._authorize(scope)
+            key = self._tickets.authorize(scope)
             if scope["method"] == "PUT":
                 await self._receive(scope, key, receive)
                 await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
                 await send({"type": "http.response.body", "body": b""})
             else:
                 await self._send(key, send)
-        except _Refused as refused:
+        except Refused as refused:
             answer = problem(refused.status, refused.slug, refused.title, headers={"connection": "close"})
             await answer(scope, receive, send)
-
-    def _authorize(self, scope: Scope) -> str:
-        """The key this request may use. Any `x-` header that was not signed is refused, as S3 does."""
-        pairs = [(name.decode().lower(), value.decode("latin-1")) for name, value in scope["headers"]]
-        headers = dict(pairs)
-        method, path = scope["method"], scope["raw_path"].decode() if scope.get("raw_path") else scope["path"]
-        match = re.fullmatch(
-            rf"{_SCHEME} Expires=(\d{{1,12}}),SignedHeaders=([a-z0-9;-]+),Signature=([0-9a-f]{{64}})",
-            headers.get("authorization", ""),
-        )
-        unsigned = bool(scope.get("query_string")) or len(headers) != len(pairs)
-        if method not in ("PUT", "GET") or match is None or unsigned:
-            raise _Refused(403, "ticket-invalid", "上传凭单无效。")
-        expires, names, signature = int(match[1]), match[2].split(";"), match[3]
-        if any(name not in names for name in headers if name.startswith(("x-amz-", "x-quancheng-"))):
-            raise _Refused(403, "header-not-signed", "请求带有凭单未签名的标头。")
-        covered = {name: headers.get(name, "") for name in names}
-        good = (self._signature(method, path, covered, expires, secret) for secret in self._secrets())
-        if not any(hmac.compare_digest(signature, one) for one in good):
-            raise _Refused(403, "ticket-invalid", "上传凭单无效，或与请求的标头不符。")
-        if expires < datetime.now(UTC).timestamp():
-            raise _Refused(403, "ticket-expired", "上传凭单已过期，请重新申请。")
-        key = path.removeprefix(MOUNT + "/")
-        if not _KEY.fullmatch(key):
-            raise _Refused(403, "ticket-invalid", "上传凭单无效。")
-        return str(key)
 
     async def _receive(self, scope: Scope, key: str, receive: Receive) -> None:
         headers = {name.decode(): value.decode("latin-1") for name, value in scope["headers"]}
@@ -233,9 +186,9 @@ class LocalStore:
         )
         target = self._path(key)
         if target.exists():
-            raise _Refused(412, "already-there", "该对象已存在，不可覆盖。")
+            raise Refused(412, "already-there", "该对象已存在，不可覆盖。")
         if size > MAX_SEGMENT_BYTES:
-            raise _Refused(413, "too-large", "提交的内容超过允许的大小。")
+            raise Refused(413, "too-large", "提交的内容超过允许的大小。")
         temporary = self._incoming / secrets.token_hex(16)
         try:
             with await asyncio.to_thread(create, temporary) as file:
@@ -244,25 +197,25 @@ class LocalStore:
                     try:
                         message = await asyncio.wait_for(receive(), _IDLE_SECONDS)
                     except TimeoutError as error:
-                        raise _Refused(408, "too-slow", "上传中断超时。") from error
+                        raise Refused(408, "too-slow", "上传中断超时。") from error
                     if message["type"] == "http.disconnect":
-                        raise _Refused(400, "cut-off", "上传连接中断。")
+                        raise Refused(400, "cut-off", "上传连接中断。")
                     body, more = message.get("body", b""), message.get("more_body", False)
                     got += len(body)
                     if got > size:
-                        raise _Refused(400, "checksum-mismatch", "内容比凭单登记的长，未予保存。")
+                        raise Refused(400, "checksum-mismatch", "内容比凭单登记的长，未予保存。")
                     batch.append(body)
                     if sum(map(len, batch)) >= _BATCH or not more:
                         await asyncio.to_thread(write, file, batch, digest)
                         batch = []
                 if got != size or digest.hexdigest() != wanted:
-                    raise _Refused(400, "checksum-mismatch", "内容与凭单登记的摘要或长度不符，未予保存。")
+                    raise Refused(400, "checksum-mismatch", "内容与凭单登记的摘要或长度不符，未予保存。")
                 remember(file.fileno(), headers.get(_INTENT, ""))
                 if not await asyncio.to_thread(self._settle, file, temporary, target):
-                    raise _Refused(412, "already-there", "该对象已存在，不可覆盖。")
+                    raise Refused(412, "already-there", "该对象已存在，不可覆盖。")
         except OSError as error:
             if error.errno in FULL:
-                raise _Refused(507, "disk-full", "证据存储空间不足。") from error
+                raise Refused(507, "disk-full", "证据存储空间不足。") from error
             raise
         finally:
             temporary.unlink(missing_ok=True)
@@ -270,7 +223,7 @@ class LocalStore:
     async def _send(self, key: str, send: Send) -> None:
         path = self._path(key)
         if not path.is_file():
-            raise _Refused(404, "not-found", "没有找到所请求的内容。")
+            raise Refused(404, "not-found", "没有找到所请求的内容。")
         length = str(path.stat().st_size).encode()
         await send(
             {"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]},
@@ -382,23 +335,6 @@ class LocalStore:
         finally:
             temporary.unlink(missing_ok=True)
         sync_folder(target.parent)
-
-    # Tickets.
-
-    def _signed(
-        self, method: str, path: str, headers: dict[str, str], expires: datetime
-    ) -> tuple[str, dict[str, str]]:
-        until = int(expires.timestamp())
-        covered = {**headers, "host": self._host}
-        signature = self._signature(method, path, covered, until)
-        authorization = f"{_SCHEME} Expires={until},SignedHeaders={';'.join(sorted(covered))},Signature={signature}"
-        return self._public + path, {**headers, "authorization": authorization}
-
-    def _signature(
-        self, method: str, path: str, headers: dict[str, str], expires: int, secret: bytes | None = None
-    ) -> str:
-        lines = [method, path, str(expires), *(f"{name}:{headers[name]}" for name in sorted(headers))]
-        return hmac.new(secret or self._secret, "\n".join(lines).encode(), hashlib.sha256).hexdigest()
 
 
 async def chunks_of(path: Path, part: Part | None) -> AsyncIterator[bytes]:
