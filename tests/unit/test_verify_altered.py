@@ -30,6 +30,7 @@ from tests.unit.bundles import (
     flip_last,
     key_id,
     one,
+    public_pem,
     refused,
     relist,
     write,
@@ -341,3 +342,16 @@ def test_segments_sealed_beside_a_recording_are_enclosed_and_checked(tmp_path: P
     refused(verify.verify_bundle(bundle, maker.trusted), 2, name)
     relist(bundle)
     refused(verify.verify_bundle(bundle, maker.trusted), 2, name)
+
+
+def test_the_log_bears_the_name_that_was_trusted(bundle: Path, maker: Maker, tmp_path: Path) -> None:
+    """One key may sign two logs, of which witnesses watch one."""
+    raw = verify.raw_key(maker.log.public_key())
+    write(tmp_path, "vault.pem", public_pem(maker.vault.public_key()))
+    trust = [str(bundle), "--quiet", "--trust", str(tmp_path / "vault.pem"), str(tmp_path / "log.vkey")]
+    write(tmp_path, "log.vkey", note.vkey(ORIGIN, raw))
+    assert verify.main(trust) == 0
+    write(tmp_path, "log.vkey", note.vkey("quancheng.test/another", raw))
+    assert verify.main(trust) == 3
+    report = verify.verify_bundle(bundle, maker.trusted, origins={"quancheng.test/another"})
+    refused(report, 3, "checkpoint")

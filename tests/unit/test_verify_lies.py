@@ -109,6 +109,13 @@ def test_a_conflict_that_the_log_does_not_tell_of_is_incomplete(tmp_path: Path, 
     refused(verify.verify_bundle(lying.make(tmp_path / "hushed"), lying.trusted), 2, MANIFEST)
 
 
+@pytest.mark.parametrize("size", [None, 0])
+def test_a_segment_beside_has_a_size(tmp_path: Path, size: int | None) -> None:
+    lie = altering("manifest", lambda payload: payload["beside"][0].update(size=size))
+    lying = Maker(beside=(700,), alter=lie)
+    refused(verify.verify_bundle(lying.make(tmp_path / "sizeless"), lying.trusted), 4, MANIFEST)
+
+
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 5) | st.floats(allow_nan=False) | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,28 @@ def test_one_segment_in_two_manifests_is_refused(tmp_path: Path) -> None:
 
     lying = Maker(supplements=((700,),), alter=repeat)
     refused(verify.verify_bundle(lying.make(tmp_path / "twice"), lying.trusted), 1, LATER)
+
+
+MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def test_a_token_that_covers_the_manifest_alone_covers_no_supplement_that_came_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Real tokens are verified in tests/flows/test_timestamps.py; here they are taken as verified."""
+    maker = Maker(recordings=2, supplements=((700,),))
+    bundle = maker.make(tmp_path / "late")
+    places = {}
+    for path in (bundle / "proofs").iterdir():
+        proof = verify.parse_proof(path.read_text())
+        said = verify.parse_json(proof.extra[verify.SALT_SIZE :])
+        if said["kind"] == "manifest":
+            places[said["recording"], said["number"]] = proof.index
+    stamps = [(places[ID, 0] + 1, MOMENT)]
+    monkeypatch.setattr(verify, "_check_timestamps", lambda *_: stamps)
+    report = verify.verify_bundle(bundle, maker.trusted)
+    assert (report.code, report.stamped) == (0, {})
+    refused(verify.verify_bundle(bundle, maker.trusted, authorities={}), 2, f"recordings/{ID}.1")
+    # With one on the supplement too it is the later of the two that holds for the recording.
+    stamps.append((places[ID, 1] + 1, MOMENT + timedelta(days=90)))
+    assert verify.verify_bundle(bundle, maker.trusted).stamped == {ID: MOMENT + timedelta(days=90)}

@@ -54,7 +54,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -694,6 +694,8 @@ def verify_timestamp(response: bytes, data: bytes, certificate: x509.Certificate
         ids = [(kind, _der(_der(_der(one[1])[0][1])[0][1])) for kind, one in named]
         good_content = signed_attributes[CONTENT_TYPE][1].hex() == TST_INFO
         good_digest = signed_attributes[MESSAGE_DIGEST][1] == hashlib.new(digest, tst).digest()
+        # ESSCertIDv2 names its digest only where that is not SHA-256.
+        ids = [(HASHES.get(_oid(one[0][1]), "") if one[0][0] == 0x30 else usual, one) for usual, one in ids]
     except (ValueError, IndexError, KeyError):
         raise Unreadable("not-a-token") from None
     if whole[:4] != (SIGNED_DATA, TST_INFO, 0xA0, 0x30) or whole[4] not in {0, 1} or not info:
@@ -701,9 +703,7 @@ def verify_timestamp(response: bytes, data: bytes, certificate: x509.Certificate
     if not good_imprint or not good_content or not good_digest:
         raise Altered("token-of-other")
     raw = certificate.public_bytes(Encoding.DER)
-    for usual, fields in ids:
-        # ESSCertIDv2 names its digest only where that is not SHA-256.
-        kind = HASHES.get(_oid(fields[0][1]), "") if fields[0][0] == 0x30 else usual
+    for kind, fields in ids:
         if not kind or hashlib.new(kind, raw, usedforsecurity=False).digest() not in [value for _, value in fields]:
             raise Untrusted("other-authority")
     if not ids:
@@ -771,7 +771,7 @@ class Report:
     segments: int = 0
     size: int = 0
     stamped: dict[str, datetime] = field(default_factory=dict)
-    """By recording: the earliest token on a checkpoint that holds its manifest."""
+    """By recording: the earliest time at which tokens covered its manifest and all its supplements."""
     open: list[str] = field(default_factory=list)
     """Recordings with sealed segments that no manifest holds yet."""
     series: list[str] = field(default_factory=list)
@@ -842,7 +842,9 @@ class _Keys:
     vkeys: list[str]
     terminals: dict[str, Ed25519PublicKey]
     revoked: dict[str, int]
-    """By key id, the index of the statement of its revocation."""
+    """By id of a key of the vault, the index of the statement of its revocation."""
+    revoked_terminals: dict[str, int]
+    """The same of terminals' keys. Apart, since who revokes one may name any id."""
     followed: int = 0
     """Successions that led from trusted keys to those that signed."""
 
@@ -856,15 +858,18 @@ def verify_bundle(
     need: int = 0,
     authorities: Mapping[str, x509.Certificate] | None = None,
     twice: bool = False,
+    origins: Collection[str] = (),
 ) -> Report:
     """Verify an unpacked export; never raises for what is wrong with it, but says so in the `Report`.
 
     `trusted_keys` (by key id, see `load_trust`) must hold both the vault's and the log's key, or earlier ones that
-    successions lead on from; without it the keys of the bundle are used. At least `need` of `witnesses` (see
-    `parse_witnesses`) must have cosigned the checkpoint; cosignatures of others are named and not verified. With
-    `authorities` (by `certificate_id`) every recording must be stamped, and by one of them. With `twice` the digests
-    of whole media files are computed beside those of their segments. `progress` is told the number and
-    sentences of each step as it is done. Memory does not grow with the size of the media.
+    successions lead on from; without it the keys of the bundle are used. Where `origins` (see `load_origins`) are
+    given, the log bears one of these names: one key may sign two logs, and witnesses watch each by its name.
+    At least `need` of `witnesses` (see `parse_witnesses`) must have cosigned the checkpoint; cosignatures of others
+    are named and not verified. With `authorities` (by `certificate_id`) every recording must be stamped with all its
+    supplements, and by one of them. With `twice` the digests of whole media files are computed beside those of their
+    segments. `progress` is told the number and sentences of each step as it is done. Memory does not grow with the
+    size of the media.
     """
     report, root = Report(), Path(path)
 
@@ -884,10 +889,12 @@ def verify_bundle(
         done(2, "keys" if report.trusted else "keys-own")
         if keys.followed:
             done(2, "keys-followed", count=keys.followed)
-        if keys.revoked:
-            done(2, "keys-revoked", count=len(keys.revoked))
+        if keys.revoked or keys.revoked_terminals:
+            done(2, "keys-revoked", count=len(keys.revoked) + len(keys.revoked_terminals))
         # 3. Checkpoint.
         note, checkpoint = _check_checkpoint(root, vkey)
+        if origins and checkpoint.origin not in origins:
+            raise Untrusted("other-log", "checkpoint")
         done(3, "checkpoint", origin=checkpoint.origin, size=checkpoint.size)
         cosigned, others = _check_witnesses(note, keys.vkeys, witnesses, need)
         if witnesses:
@@ -955,13 +962,7 @@ def verify_bundle(
             done(7, "copies", copies=len(copies))
         # 8. Time.
         stamps = _check_timestamps(root, files, keys.vkeys, checkpoint, authorities)
-        for said, index in proved:
-            if said["kind"] == "manifest" and (moments := [at for size, at in stamps if size > index]):
-                report.stamped[said["recording"]] = min(moments)
-        # What is open has no manifest that a token could be on.
-        for one in recordings if authorities is not None else []:
-            if one.id not in report.stamped:
-                raise Incomplete("no-timestamp", f"recordings/{one.id}")
+        report.stamped = _stamped_recordings(recordings, proved, stamps, need=authorities is not None)
         if stamps:
             at = f"{max(report.stamped.values()):%Y-%m-%d %H:%M:%S}" if report.stamped else "-"
             slug = "stamps-own" if authorities is None else "stamps"
@@ -1121,7 +1122,7 @@ def _check_keys(
         kind, _, identity = name[len("keys/") : -len(".pem")].partition("-")
         if kind in ("terminal", "vault") and identity not in ("", report.fingerprints[name]):
             raise Altered("key-name", name)
-    keys = _Keys(report.fingerprints["keys/vault.pem"], {}, vkey, [vkey], {}, {})
+    keys = _Keys(report.fingerprints["keys/vault.pem"], {}, vkey, [vkey], {}, {}, {})
     statements = _statements_of_keys(root, files)
     told = _told_of_keys(statements, keys)
     for name, key in loaded.items():
@@ -1171,8 +1172,9 @@ def _told_of_keys(statements: list[tuple[str, Json, int]], keys: _Keys) -> dict[
                     raise Altered("key-name")
                 told[take(said, "purpose", str), said["key_id"]] = key
             elif said.get("kind") == "revocation":
+                revoked = keys.revoked_terminals if said.get("purpose") == "recorder" else keys.revoked
                 identity = take(said, "key_id", str)
-                keys.revoked[identity] = min(index, keys.revoked.get(identity, index))
+                revoked[identity] = min(index, revoked.get(identity, index))
     return told
 
 
@@ -1256,7 +1258,8 @@ def _check_manifest(
         closing = signed[-1]
         beside = [{**one, "sequence": take(one, "of_sequence", int)} for one in items(manifest, "beside", dict)]
         for one in beside:
-            if not 0 <= one["sequence"] < 1 << 31 or not HEX.fullmatch(take(one, "sha256", str)):
+            sized = take(one, "size", int) > 0 and HEX.fullmatch(take(one, "sha256", str))
+            if not sized or not 0 <= one["sequence"] < 1 << 31:
                 raise Unreadable("bad-segment", before=one["sequence"])
         root_hash = merkle_root(segment_leaf(s["sequence"], s["sha256"], s["size"]) for s in segments).hex()
         for time in ("started_at", "ended_at"):
@@ -1594,7 +1597,7 @@ def _check_revoked(
     keys: _Keys,
 ) -> None:
     """Step 6, over all: what a revoked key signed stood in the log before the revocation did."""
-    if not keys.revoked:
+    if not keys.revoked and not keys.revoked_terminals:
         return
 
     def believed(signers: Iterable[str], index: int) -> bool:
@@ -1626,7 +1629,8 @@ def _check_revoked(
             if not believed(_signers(_read(root, recording.subject), keys.vault), index):
                 raise Untrusted("signed-after-revocation", recording.subject)
             terminal = recording.manifest["source"].get("key_id")
-            if recording.manifest["closed_by"] != "server" and not believed([terminal], index):
+            late = index >= keys.revoked_terminals.get(terminal, index + 1)
+            if recording.manifest["closed_by"] != "server" and late:
                 raise Untrusted("closed-after-revocation", recording.subject)
         listed = recording.segments + recording.beside
         receipts(f"recordings/{recording.name}/receipts.jsonl", recording.id, listed)
@@ -1780,6 +1784,27 @@ def _check_timestamps(
     for name in sorted(set(certificates) - used):
         raise Altered("unused-stamp-key", name)
     return stamps
+
+
+def _stamped_recordings(
+    recordings: list[_Recording], proved: list[tuple[Json, int]], stamps: list[tuple[int, datetime]], *, need: bool
+) -> dict[str, datetime]:
+    """Step 8 over all: for each recording of which a token covers every manifest, when the last of them was covered.
+    Raises `Incomplete` where `need` and there is none for one. What is open has no manifest that one could be on."""
+    first = {}
+    for said, index in proved:
+        if said["kind"] == "manifest" and (moments := [at for size, at in stamps if size > index]):
+            first[said["recording"], said.get("number")] = min(moments)
+    bare, found = set(), {}
+    for one in recordings:
+        at = first.get((one.id, one.number))
+        if at is not None:
+            found[one.id] = max(at, found.get(one.id, at))
+        elif need:
+            raise Incomplete("no-timestamp", f"recordings/{one.name}")
+        else:
+            bare.add(one.id)
+    return {id_: at for id_, at in found.items() if id_ not in bare}
 
 
 def _stamped_by(token: bytes, data: bytes, certificates: Mapping[str, x509.Certificate]) -> tuple[str, datetime]:
@@ -2022,6 +2047,21 @@ def load_trust(paths: Iterable[str | Path]) -> dict[str, Ed25519PublicKey]:
     return keys
 
 
+def load_origins(paths: Iterable[str | Path]) -> set[str]:
+    """The names of the logs whose keys among these files are note vkeys (`Unreadable`)."""
+    found = set()
+    for path in paths:
+        with within(os.fspath(path)):
+            try:
+                data = Path(path).read_bytes()
+                if not data.startswith(b"-----"):
+                    found.add(parse_vkey(data.decode()).name)
+            except (OSError, UnicodeDecodeError) as error:
+                reason = error.strerror if isinstance(error, OSError) else "UTF-8"
+                raise Unreadable("unreadable", reason=reason) from None
+    return found
+
+
 def load_authorities(paths: Iterable[str | Path]) -> dict[str, x509.Certificate]:
     """Read certificates of time-stamping authorities by `certificate_id` (`Unreadable`)."""
     found = {}
@@ -2092,6 +2132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         trusted = load_trust(options.trust) if options.trust else None
+        origins = load_origins(options.trust or [])
         witnesses = parse_witnesses(given)
         authorities = load_authorities(options.tsa) if options.tsa else None
     except VerificationError as error:
@@ -2106,6 +2147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         need=need,
         authorities=authorities,
         twice=options.twice,
+        origins=origins,
     )
     print(f"{report.chinese}\n{report.english}")
     if report.code == VERIFIED and trusted is None:
