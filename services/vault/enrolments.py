@@ -22,7 +22,7 @@ from services.vault.contract import wire
 from services.vault.contract.verify import key_id
 from services.vault.log import statement
 from services.vault.log.sequencer import Sequencer, enter
-from services.vault.models import Enrolment
+from services.vault.models import Enrolment, KeyRecord
 
 _ENROLMENTS = UUID("8f9d2b1c-5a3e-5c1f-9a70-5d6a3c0b7e11")
 _REVOCATIONS = UUID("2b7e9a40-93c5-5d0e-8b1a-6f2f4f1f0c35")
@@ -34,12 +34,14 @@ class Enrolments:
 
     async def enrol(self, message: wire.Enrol) -> wire.Appended:
         """A recorder's key enters the log; only then may it sign. The same again answers the same index. Raises
-        EnrolmentDiffers, KeyRevoked."""
+        EnrolmentDiffers, KeyRevoked, and KeyOfVault for one of the vault's own."""
         public = base64.b64decode(message.public_key, validate=True)
         identity, now = key_id(public), datetime.now(UTC)
         act = uuid5(_ENROLMENTS, identity)
         values = {"key_id": identity, "recorder": message.recorder, "public_key": public, "act": act}
         async with self._engine.begin() as db:
+            if await db.scalar(select(col(KeyRecord.key_id)).where(col(KeyRecord.key_id) == identity)):
+                raise errors.KeyOfVault
             fresh = insert(Enrolment).values(**values, enrolled_at=now).on_conflict_do_nothing()
             if (await db.execute(fresh.returning(col(Enrolment.key_id)))).one_or_none():
                 fields = {

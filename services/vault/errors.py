@@ -136,6 +136,10 @@ class EnrolmentDiffers(VaultError):
     status, slug, title = 409, "enrolment-differs", "同一密钥已登记在其他执法记录仪名下。"
 
 
+class KeyOfVault(VaultError):
+    status, slug, title = 409, "key-of-vault", "这是证据库自己的密钥，不能登记为执法记录仪的密钥。"
+
+
 class ActDiffers(VaultError):
     status, slug, title = 409, "act-differs", "同一编号的日志记录内容不同。"
 

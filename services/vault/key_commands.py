@@ -25,8 +25,10 @@ from services.vault.contract import wire
 from services.vault.errors import VaultError
 from services.vault.keys import PURPOSES, pem
 from services.vault.log.note import vkey
+from services.vault.log.publish import check_history
 from services.vault.models import LogEntry
 from services.vault.settings import Settings
+from services.vault.stores import open_store
 from services.vault.succession import Change
 
 COMMANDS = ("keys", "rotate-key", "retire-key", "revoke-key")
@@ -52,6 +54,7 @@ async def _run(engine: AsyncEngine, settings: Settings, arguments: list[str]) ->
                 for row in await succession.listed(db):
                     print(_line(row))
         case ["rotate-key", ("receipt" | "log") as purpose, "--reason", reason] if _fit(reason):
+            await _no_older(engine, settings)
             change = await succession.rotate(engine, settings, purpose, reason)
             print(f"✓ 已更换{_NAMES[purpose]}，新密钥 {change.key_id}")
             _tell_public(settings, change)
@@ -59,10 +62,12 @@ async def _run(engine: AsyncEngine, settings: Settings, arguments: list[str]) ->
                 print("上一把仍与新密钥一同联署；见证人登记新密钥之后，请用 retire-key 停用它。")
             await _tell_logged(engine, change.act)
         case ["retire-key", identity]:
+            await _no_older(engine, settings)
             change = await succession.retire(engine, settings, identity)
             print(f"✓ 已停用{_NAMES[change.purpose]} {identity}")
             await _tell_logged(engine, change.act)
         case ["revoke-key", identity, "--reason", reason, *more] if _fit(reason) and _code(more):
+            await _no_older(engine, settings)
             change = await succession.revoke(engine, settings, identity, _code(more), reason)
             print(f"✓ 已吊销{_NAMES[change.purpose]} {identity}")
             if change.key_id != identity:
@@ -73,6 +78,16 @@ async def _run(engine: AsyncEngine, settings: Settings, arguments: list[str]) ->
             print(__doc__, file=sys.stderr)
             return 64
     return 0
+
+
+async def _no_older(engine: AsyncEngine, settings: Settings) -> None:
+    """On an old dump a change would end another history of the keys, and destroy files that the newer one needs.
+    Raises HistoryLost, StoreUnavailable."""
+    store = open_store(settings, b"")
+    try:
+        await check_history(engine, store, settings.origin)
+    finally:
+        await store.stop()
 
 
 def _fit(reason: str) -> bool:

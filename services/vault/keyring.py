@@ -125,11 +125,7 @@ def _short(own: Keys) -> tuple[str, str]:
 async def on_record(engine: AsyncEngine) -> dict[str, list[bytes]]:
     """By purpose, the public keys that sign now, the current one first; empty before the very first start."""
     async with engine.connect() as db:
-        return await on_record_in(db)
-
-
-async def on_record_in(db: AsyncConnection) -> dict[str, list[bytes]]:
-    known = {purpose: [row.public_key for row in await _signing(db, purpose)] for purpose in keys.PURPOSES}
+        known = {purpose: [row.public_key for row in await _signing(db, purpose)] for purpose in keys.PURPOSES}
     return {purpose: publics for purpose, publics in known.items() if publics}
 
 

@@ -8,7 +8,7 @@ They lie in one folder (0700, files 0600), encrypted under a passphrase that com
     *.next.pem         made by a rotation that is not through yet
 
 Which of them sign, the database says; a file is known by the public key that belongs to it and not by its name. So a
-rotation that died half-way is finished where the database knows the new key, and undone where it does not (`load`).
+rotation that died half-way is finished where the database knows the new key, and undone where it does not (`settle`).
 Keys are made at the very first start; once the log knows a key, a missing file is a loss that is reported and never
 papered over by a new key. A key that is found there in the clear is encrypted at the next start. What authenticates
 tickets of the local folder is derived from the receipt key.
@@ -150,9 +150,9 @@ def read_passphrase(file: Path) -> bytes:
 
 
 def load(folder: Path, origin: str, known: Known, passphrase: bytes) -> Keys:
-    """At the start of a process, alone with the folder: read the keys that sign, make those that never were, give
-    the files their names, and destroy what signs no more or never did. Raises KeyFault with one clear sentence, and
-    then nothing was changed."""
+    """At the start of a process, alone with the folder: read the keys that sign, and make those that never were. What
+    else lies there stays, since the database may turn out to be an old one. Raises KeyFault with one clear sentence,
+    and then nothing was changed."""
     with _told(folder):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         _check_folder(folder)
@@ -167,9 +167,16 @@ def load(folder: Path, origin: str, known: Known, passphrase: bytes) -> Keys:
             for path, key in pairs:
                 if b"ENCRYPTED" not in _read(path):
                     _create(path, _encrypted(key, passphrase))
+        return _keys(origin, found)
+
+
+def settle(folder: Path, known: Known, passphrase: bytes) -> None:
+    """Alone with the folder, by a database that is no older than what was published: give the files their names, and
+    destroy what signs no more or never did. Raises KeyFault, and then nothing was changed."""
+    with _told(folder):
+        found = _find(folder, known, passphrase)
         for purpose in known:
             _name(folder, purpose, [path for path, _ in found[purpose]])
-        return _keys(origin, found)
 
 
 def read(folder: Path, origin: str, known: Known, passphrase: bytes) -> Keys:

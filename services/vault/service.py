@@ -38,12 +38,12 @@ from services.vault.export.desk import PREPARE, Exports
 from services.vault.export.preparing import Preparer
 from services.vault.export.serving import Server
 from services.vault.holds import Holds
-from services.vault.keyring import Keyring, files_alone, on_record_in
+from services.vault.keyring import Keyring, files_alone, on_record
 from services.vault.keys import Keys
 from services.vault.log.appending import Appender
 from services.vault.log.checkpoints import Checkpoints
 from services.vault.log.pruning import Pruner
-from services.vault.log.publish import CHECKPOINT, Publisher
+from services.vault.log.publish import CHECKPOINT, Publisher, check_history
 from services.vault.log.sequencer import Sequencer
 from services.vault.log.witnesses import Policy
 from services.vault.models import LogHead, Recording, Segment
@@ -135,17 +135,20 @@ class Vault:
         authorities = await asyncio.to_thread(load_authorities, settings)
         passphrase = await asyncio.to_thread(keys.read_passphrase, settings.keys_passphrase_file)
         engine = database.connect(settings)
-        async with files_alone(engine), engine.begin() as db:
-            known = await on_record_in(db)
+        async with files_alone(engine):
+            known = await on_record(engine)
             if not known:
                 await _nothing_published(settings)
             own = await asyncio.to_thread(keys.load, settings.keys, settings.origin, known, passphrase)
-            await _found_log(db, own)
+            async with engine.begin() as db:
+                await _found_log(db, own)
         store = open_store(settings, own.local_secret)
         await store.start()
         await conformance.require(store)
         vault = cls(settings, engine, store, Keyring(engine, settings, passphrase, own), authorities)
-        await vault.publisher.check_history()
+        await check_history(engine, store, settings.origin)
+        async with files_alone(engine):
+            await asyncio.to_thread(keys.settle, settings.keys, await on_record(engine), passphrase)
         return vault
 
     def serve(self) -> None:

@@ -11,7 +11,7 @@ whoever trusts the old key may follow it to the new one.
    in the meantime; then its file is destroyed too.
 
 A process that dies before 2 has committed leaves a file that the next start removes; after it, one that the next
-start gives its name.
+start gives its name; each of them once it has seen that its database is not an old one.
 
 *Revocation.* What the key signed counts only where the log told of it before the index of the `revocation`
 statement. So the receipts that are stored here and that no minute's statement has told of yet are told first, in the
@@ -29,6 +29,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -118,7 +119,7 @@ async def rotate(engine: AsyncEngine, settings: Settings, purpose: Purpose, reas
     """`reason` stands in the succession, which anybody may read. Raises KeyFault, KeyRetiring."""
     passphrase = await asyncio.to_thread(keys.read_passphrase, settings.keys_passphrase_file)
     async with files_alone(engine):
-        own = await _load(engine, settings, passphrase)
+        own = await _settled(engine, settings, passphrase)
         if purpose == "log" and len(own.log_key_ids) > 1:
             raise errors.KeyRetiring
         # 1. The new key, on the disk.
@@ -180,7 +181,9 @@ async def revoke(
             return Change(before.revoked_act, identity, before.public_key, before.purpose)
         purpose, fresh = before.purpose, None
         if before.superseded_at is None:
-            # 1. The new key, on the disk.
+            # 1. The new key, on the disk, once no other that signs lies under its name.
+            with suppress(errors.KeyFault):
+                await _settled(engine, settings, passphrase)
             fresh = await asyncio.to_thread(keys.prepare, settings.keys, purpose, passphrase, spared=True)
         # 2. One transaction.
         now, act = datetime.now(UTC), uuid7()
@@ -240,11 +243,12 @@ async def _row(db: AsyncConnection, identity: str) -> Any:
     return row
 
 
-async def _load(engine: AsyncEngine, settings: Settings, passphrase: bytes) -> Keys:
+async def _settled(engine: AsyncEngine, settings: Settings, passphrase: bytes) -> Keys:
     known = await on_record(engine)
     if not known:
         raise errors.KeyFault("证据库尚未启动过，还没有密钥。")
-    return await asyncio.to_thread(keys.load, settings.keys, settings.origin, known, passphrase)
+    await asyncio.to_thread(keys.settle, settings.keys, known, passphrase)
+    return await asyncio.to_thread(keys.read, settings.keys, settings.origin, known, passphrase)
 
 
 async def _undone(engine: AsyncEngine, settings: Settings, purpose: str, fresh: Fresh) -> None:
@@ -257,7 +261,7 @@ async def _undone(engine: AsyncEngine, settings: Settings, purpose: str, fresh: 
 
 async def _named(engine: AsyncEngine, settings: Settings, passphrase: bytes, *, spared: bool = False) -> None:
     try:
-        await _load(engine, settings, passphrase)
+        await _settled(engine, settings, passphrase)
     except errors.KeyFault as fault:
         if not spared:
             raise errors.KeyFault(

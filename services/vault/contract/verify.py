@@ -1795,7 +1795,8 @@ def _stamped_recordings(
     for said, index in proved:
         if said["kind"] == "manifest" and (moments := [at for size, at in stamps if size > index]):
             first[said["recording"], said.get("number")] = min(moments)
-    bare, found = set(), {}
+    bare: set[str] = set()
+    found: dict[str, datetime] = {}
     for one in recordings:
         at = first.get((one.id, one.number))
         if at is not None:

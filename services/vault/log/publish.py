@@ -40,34 +40,6 @@ class Publisher:
         self._engine, self._store, self._keys, self._retention = engine, store, keys, retention
         self._checkpoints = checkpoints
 
-    async def check_history(self) -> None:
-        """Refuse to run on a database older than, or forked from, what has been published, by whichever key of the
-        log that was."""
-        note = await self._store.published(CHECKPOINT)
-        if note is None:
-            async with self._engine.connect() as db:
-                done = await db.scalar(select(col(LogHead.published_size)))
-            if done:
-                raise HistoryLost("日志曾经公布，而存储中没有检查点：日志存储桶被清空或配置有误，拒绝启动。")
-            return
-        try:
-            query = select(col(KeyRecord.public_key)).where(col(KeyRecord.purpose) == "log")
-            async with self._engine.connect() as db:
-                vkeys = [vkey(self._keys.origin, public) for public in await db.scalars(query)]
-            published = verify_note_by_any(note.decode(), vkeys)
-        except (VerificationError, UnicodeDecodeError) as error:
-            raise HistoryLost(f"存储中的日志检查点不是本证据库签署的：{error}") from error
-        async with self._engine.connect() as db:
-            head = (await db.execute(select(LogHead))).one()
-            if published.size > head.size:
-                raise HistoryLost(
-                    f"数据库中的日志（{head.size} 条）早于已公布的检查点（{published.size} 条）：数据库可能是旧备份。"
-                    "继续运行会造成日志分叉，拒绝启动。请恢复最新备份，或运行 python -m services.vault rebuild 重建。"
-                )
-            edge = await tiles_for(db, tree.right_edge(published.size))
-        if tree.root(published.size, edge.__getitem__) != published.root:
-            raise HistoryLost("数据库中的日志与已公布的检查点不一致（分叉），拒绝启动。")
-
     async def publish(self) -> bool:
         """Bring the store up to the newest signed checkpoint; False where another process is at it."""
         async with self._engine.connect() as plain:
@@ -130,3 +102,32 @@ class Publisher:
         )
         leaves = (await db.scalars(query.order_by(col(LogEntry.position)))).all()
         return tiles.encode_entries(list(leaves))
+
+
+async def check_history(engine: AsyncEngine, store: Store, origin: str) -> None:
+    """Refuse to go on with a database older than, or forked from, what has been published, by whichever key of the
+    log that was. Raises HistoryLost, StoreUnavailable."""
+    note = await store.published(CHECKPOINT)
+    if note is None:
+        async with engine.connect() as db:
+            done = await db.scalar(select(col(LogHead.published_size)))
+        if done:
+            raise HistoryLost("日志曾经公布，而存储中没有检查点：日志存储桶被清空或配置有误，拒绝启动。")
+        return
+    try:
+        query = select(col(KeyRecord.public_key)).where(col(KeyRecord.purpose) == "log")
+        async with engine.connect() as db:
+            vkeys = [vkey(origin, public) for public in await db.scalars(query)]
+        published = verify_note_by_any(note.decode(), vkeys)
+    except (VerificationError, UnicodeDecodeError) as error:
+        raise HistoryLost(f"存储中的日志检查点不是本证据库签署的：{error}") from error
+    async with engine.connect() as db:
+        size = await db.scalar(select(col(LogHead.size))) or 0
+        if published.size > size:
+            raise HistoryLost(
+                f"数据库中的日志（{size} 条）早于已公布的检查点（{published.size} 条）：数据库可能是旧备份。"
+                "继续运行会造成日志分叉，拒绝启动。请恢复最新备份，或运行 python -m services.vault rebuild 重建。"
+            )
+        edge = await tiles_for(db, tree.right_edge(published.size))
+    if tree.root(published.size, edge.__getitem__) != published.root:
+        raise HistoryLost("数据库中的日志与已公布的检查点不一致（分叉），拒绝启动。")

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import text, update
+from sqlalchemy import select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlmodel import col
@@ -39,6 +39,12 @@ _CONFLICT = text("""
     UPDATE vault.segments SET conflict_act = :act
     WHERE recording_id = :recording AND sequence = :sequence AND sha256 = ANY(CAST(:digests AS char(64)[]))
 """)
+
+
+async def enrolled(db: AsyncConnection, key_id: str | None) -> str | None:
+    """The key where the log tells of its enrolment. What another began is closed by the server."""
+    query = select(col(Enrolment.key_id)).where(col(Enrolment.key_id) == key_id)
+    return await db.scalar(query) if key_id is not None else None
 
 
 class Acts:
@@ -81,7 +87,8 @@ class Acts:
                 await key_history.retell(db, said, act, at)
             case "revocation":
                 await key_history.retell(db, said, act, at)
-                self._trusted.pop(said["key_id"], None)
+                if said["purpose"] != "recorder":
+                    self._trusted.pop(said["key_id"], None)
             case "enrolment":
                 key = {"public_key": base64.b64decode(said["public_key"]), "act": act, "enrolled_at": at}
                 await _if_new(db, Enrolment, {"key_id": said["key_id"], "recorder": UUID(said["recorder"])} | key)

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import delete, select, text
+from sqlalchemy import delete, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlmodel import col
@@ -146,6 +146,10 @@ class _Rebuilder:
         row = {"at": now, "size": ledger.size, "published_size": ledger.published.size}
         counted = {"recordings": found.recordings, "objects": found.objects, "faults": found.faults}
         async with self.engine.begin() as db:
+            await db.execute(select(col(LogHead.size)).with_for_update())
+            entries = await db.scalar(select(func.count()).select_from(LogEntry))
+            if entries != ledger.size or await db.scalar(_OTHERS):
+                raise errors.HistoryLost("重建期间有证据库进程启动：请停止它的全部进程，再运行一次重建。")
             fresh = insert(LogHead).values(single=True, **head)
             await db.execute(fresh.on_conflict_do_update(index_elements=["single"], set_=head))
             told = select(col(LogEntry.act)).where(col(LogEntry.act) == col(LogPending.act)).exists()

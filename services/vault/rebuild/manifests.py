@@ -21,7 +21,7 @@ from services.vault.keys import Keys
 from services.vault.log import statement
 from services.vault.log.sequencer import enter
 from services.vault.models import LogEntry, LogPending, Manifest, Recording, Segment, Tombstone
-from services.vault.rebuild.acts import put_segments, segment_row
+from services.vault.rebuild.acts import enrolled, put_segments, segment_row
 from services.vault.rebuild.files import kept
 from services.vault.rebuild.ledger import Ledger
 from services.vault.retention import keep_manifests
@@ -86,7 +86,9 @@ class Manifests:
                 "retain_until": head.retain_until,
                 "held": head.held,
             }
-            await db.execute(insert(Recording).values(_opened(recording, told)).on_conflict_do_nothing())
+            opened = _opened(recording, told)
+            opened["key_id"] = await enrolled(db, opened["key_id"])
+            await db.execute(insert(Recording).values(opened).on_conflict_do_nothing())
             fresh = insert(Manifest).values(row)
             await db.execute(fresh.on_conflict_do_update(index_elements=["recording_id", "number"], set_=row))
             await self._receipt_again(db, recording, listed, stored)

@@ -29,7 +29,8 @@ from services.vault import intents, tallies
 from services.vault.alarms import Alarms
 from services.vault.contract import wire
 from services.vault.keys import Keys
-from services.vault.models import Enrolment, Manifest, Recording, Segment
+from services.vault.models import Manifest, Recording, Segment
+from services.vault.rebuild.acts import enrolled
 from services.vault.rebuild.ledger import Ledger
 from services.vault.rebuild.manifests import NUMBERED, Manifests, manifests_of
 from services.vault.retention import COVERED, RENEW_BEFORE
@@ -199,10 +200,7 @@ class Objects:
         asked = intent.ask.model_dump() | {"recording_id": recording, "key": key, "asked_at": intent.asked_at}
         asked |= {"state": "asked", "ticket_at": intent.asked_at, "sweep_at": now}
         async with self._engine.begin() as db:
-            enrolled = select(col(Enrolment.key_id)).where(col(Enrolment.key_id) == intent.key_id)
-            if intent.key_id is not None and await db.scalar(enrolled) is None:
-                # An enrolment that the log had not told of: the server closes what it began.
-                opening["key_id"] = None
+            opening["key_id"] = await enrolled(db, intent.key_id)
             await db.execute(insert(Recording).values(opening | {"state": "open"}).on_conflict_do_nothing())
             row = asked | {"retain_until": head.retain_until or now}
             await db.execute(insert(Segment).values(row).on_conflict_do_nothing())
