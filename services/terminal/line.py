@@ -16,7 +16,7 @@ FINAL = {"recording-differs", "closing-differs", "bad-closing", "key-revoked"}
 
 
 class RecordingStuck(Exception):
-    """No repetition will help: the server holds this recording closed, or or otherwise than we do."""
+    """No repetition will help: the server holds this recording closed, or otherwise than we do."""
 
 
 class Line:

@@ -9,10 +9,12 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy import text
@@ -25,11 +27,11 @@ from services.vault.contract import wire
 from services.vault.contract.verify import key_id
 from services.vault.stores import open_store
 from tests.rooms.custody import command_line
-from tests.rooms.orders import keeper, order, signed
-from tests.rooms.sealed import Room, ask, seal, settings_of
+from tests.rooms.orders import ORIGIN, keeper, order, signed
+from tests.rooms.sealed import Room, ask, room_of, seal, settings_of
 from tests.rooms.test_series import seal as seal_version
 from tests.rooms.test_series import version
-from tests.system import System
+from tests.system import System, running
 
 _TABLES = """
     SELECT string_agg(format('vault.%I', relname), ', ') FROM pg_class
@@ -56,6 +58,35 @@ LOCAL_TELLS_NOT = {
     name: NOT_TOLD.get(name, set()) | {"retain_until"} for name in ("segments", "manifests", "kept_files")
 }
 """The folder locks nothing, so it tells no date."""
+
+
+SETTINGS = {
+    "QUANCHENG_VAULT_ORIGIN": ORIGIN,
+    "QUANCHENG_VAULT_RETENTION_DAYS": str(8 / 86400),
+    "QUANCHENG_VAULT_KEEP_DAYS": str(3 / 86400),
+    "QUANCHENG_VAULT_RENEW_EVERY_SECONDS": "600",
+}
+
+
+@pytest.fixture(scope="module", params=["local", "minio"])
+def losing(request: pytest.FixtureRequest) -> Iterator[System]:
+    minio = request.getfixturevalue("minio_binary") if request.param == "minio" else None
+    with running(minio, settings=SETTINGS) as made:
+        for each in (FIRST, SECOND):
+            done = vault_command(made, "enrol-custodian", each.name, each.public_text, role="quancheng_vault")
+            assert done.returncode == 0, done.stderr
+        assert made.stack.api
+        made.stack.api.stop()
+        yield made
+
+
+@pytest.fixture
+async def room(losing: System) -> AsyncIterator[Room]:
+    assert losing.stack.vault
+    if losing.stack.vault.pid is None:
+        start_vault(losing)
+    async with room_of(losing, open_store(settings_of(losing), b"x" * 32)) as made:
+        yield made
 
 
 def vault_command(system: System, *arguments: str, role: str = "quancheng_owner") -> subprocess.CompletedProcess[str]:

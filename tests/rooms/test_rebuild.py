@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,8 +25,7 @@ from services.vault.keyring import Keyring, on_record
 from services.vault.log import statement
 from services.vault.log.sequencer import Sequencer, enter
 from services.vault.rebuild.acts import Acts
-from services.vault.stores import disk, open_store
-from tests.rooms import key_changes
+from services.vault.stores import disk
 from tests.rooms.losses import (
     FIRST,
     SECOND,
@@ -37,46 +35,21 @@ from tests.rooms.losses import (
     dispose,
     dump,
     lose,
+    losing,
     rebuilt,
     receipt,
     restore_dump,
+    room,
     something_of_everything,
     start_vault,
     stop_vault,
     told_and_published,
     vault_command,
 )
-from tests.rooms.orders import ORIGIN, order, signed
-from tests.rooms.sealed import Room, ask, room_of, seal, settings_of
-from tests.system import System, running
+from tests.rooms.orders import order, signed
+from tests.rooms.sealed import Room, ask, seal, settings_of
 
-SETTINGS = {
-    "QUANCHENG_VAULT_ORIGIN": ORIGIN,
-    "QUANCHENG_VAULT_RETENTION_DAYS": str(8 / 86400),
-    "QUANCHENG_VAULT_KEEP_DAYS": str(3 / 86400),
-    "QUANCHENG_VAULT_RENEW_EVERY_SECONDS": "600",
-}
-
-
-@pytest.fixture(scope="module", params=["local", "minio"])
-def losing(request: pytest.FixtureRequest) -> Iterator[System]:
-    minio = request.getfixturevalue("minio_binary") if request.param == "minio" else None
-    with running(minio, settings=SETTINGS) as made:
-        for each in (FIRST, SECOND):
-            done = vault_command(made, "enrol-custodian", each.name, each.public_text, role="quancheng_vault")
-            assert done.returncode == 0, done.stderr
-        assert made.stack.api
-        made.stack.api.stop()
-        yield made
-
-
-@pytest.fixture
-async def room(losing: System) -> AsyncIterator[Room]:
-    assert losing.stack.vault
-    if losing.stack.vault.pid is None:
-        start_vault(losing)
-    async with room_of(losing, open_store(settings_of(losing), b"x" * 32)) as made:
-        yield made
+__all__ = ["losing", "room"]
 
 
 async def test_the_rows_made_again_from_the_bucket_are_those_that_were_lost(room: Room) -> None:
@@ -232,115 +205,6 @@ async def test_a_running_vault_or_another_role_is_refused_and_nothing_changes(ro
     for table, were in before.items():
         assert after[table] == were, table
     start_vault(room.system)
-
-
-async def test_keys_that_were_rotated_retired_and_revoked_come_back_as_a_history(room: Room) -> None:
-    source = Source(room)
-    first = await source.recording(b"by the first key", close=False)
-    retiring = key_changes.current(room.system, "log")
-    for purpose in ("receipt", "log"):
-        await asyncio.to_thread(key_changes.rotated, room.system, purpose)
-    await asyncio.to_thread(key_changes.done, room.system, "retire-key", retiring)
-    closed = await Source(room).recording(b"by the second key")
-    second = key_changes.current(room.system, "receipt")
-    await asyncio.to_thread(key_changes.done, room.system, "revoke-key", second, "--reason", "可能泄露")
-    lost = Source(room)
-    left = await lost.recording(b"of a recorder that was lost", close=False)
-    message = wire.RevokeEnrolment(recorder=lost.id, code="lost", reason="遗失")
-    await room.client.revoke_enrolment(lost.key_id, message)
-    await told_and_published(room)
-    # One that names a key of the vault as a recorder's revokes none of the vault's.
-    async with room.engine.begin() as db:
-        now, act = datetime.now(UTC), uuid7()
-        fields = {"purpose": "recorder", "key_id": key_changes.current(room.system, "receipt"), "code": "lost"}
-        fields |= {"reason": "遗失", "recorder": str(uuid7())}
-        await enter(db, act, statement.build("revocation", act, now, fields))
-    await told_and_published(room)
-    stop_vault(room.system)
-    before_all = await all_rows(room)
-    lose(room.system)
-    assert "全部对象核对无误" in await rebuilt(room)
-    after = await all_rows(room)
-    for table, were in before_all.items():
-        assert after[table] == were, table
-    start_vault(room.system)
-    assert (await room.client.manifest(closed, 0)).segments == 1
-    with pytest.raises(VaultRefused, match="key-revoked"):
-        await lost.close(left, b"of a recorder that was lost")
-    assert (await source.close(first, b"by the first key")).segments == 1
-
-
-async def test_a_dump_of_before_a_rotation_destroys_no_key(room: Room) -> None:
-    """The newer key is on the disk alone: whoever starts on the older database, or changes a key by it, spares it."""
-    folder = key_changes.folder_of(room.system)
-    await told_and_published(room)
-    stop_vault(room.system)
-    dump(room.system)
-    start_vault(room.system)
-    retiring = key_changes.current(room.system, "log")
-    fresh = await asyncio.to_thread(key_changes.rotated, room.system, "log")
-    await told_and_published(room)
-    stop_vault(room.system)
-    whole, held = await all_rows(room), {path.name: path.read_bytes() for path in folder.iterdir()}
-    restore_dump(room.system)
-    with pytest.raises(LocalError, match="旧备份"):
-        start_vault(room.system)
-    for command in (
-        ("rotate-key", "log", "--reason", "每年更换"),
-        ("rotate-key", "receipt", "--reason", "每年更换"),
-        ("revoke-key", retiring, "--reason", "可能泄露"),
-    ):
-        refused = await asyncio.to_thread(key_changes.command, room.system, *command)
-        assert (refused.returncode, "旧备份" in refused.stderr) == (3, True), refused.stdout + refused.stderr
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == held
-    await rebuilt(room)
-    healed = await all_rows(room)
-    for table, were in whole.items():
-        assert healed[table] == were, table
-    start_vault(room.system)
-    assert key_changes.current(room.system, "log") == fresh
-    await asyncio.to_thread(key_changes.done, room.system, "retire-key", retiring)
-
-
-async def test_what_was_closed_while_publishing_stood_still_comes_back_without_its_enrolment(room: Room) -> None:
-    await told_and_published(room)
-    publishing = text("SELECT pg_advisory_lock(hashtext('quancheng-log-publish'))")
-    async with room.engine.connect() as plain:
-        await plain.execute(publishing)
-        closed = await Source(room).recording(b"one", b"two")
-        stop_vault(room.system)
-    lose(room.system)
-    await rebuilt(room)
-    start_vault(room.system)
-    assert (await room.client.manifest(closed, 0)).segments == 2
-    assert (await receipt(room, closed, 1, b"two")).sha256 == hashlib.sha256(b"two").hexdigest()
-
-
-async def test_a_vault_that_started_during_a_rebuild_is_noticed(room: Room) -> None:
-    await Source(room).recording(*(f"piece {n}".encode() for n in range(40)))
-    await told_and_published(room)
-    stop_vault(room.system)
-    await room.engine.dispose()
-    owner = room.system.stack.postgres.dsn("quancheng_owner")
-    environment = room.system.stack.vault_environment() | {"QUANCHENG_VAULT_DSN": owner}
-    argv = [sys.executable, "-m", "services.vault", "rebuild", "--anyway"]
-    rebuilding = await asyncio.create_subprocess_exec(
-        *argv, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    assert rebuilding.stdout
-    await asyncio.wait_for(rebuilding.stdout.readline(), 60)
-    rebuilding.send_signal(signal.SIGSTOP)
-    try:
-        start_vault(room.system)
-        await Source(room).recording(b"meanwhile")
-        await told_and_published(room)
-        stop_vault(room.system)
-    finally:
-        rebuilding.send_signal(signal.SIGCONT)
-    _, said = await asyncio.wait_for(rebuilding.communicate(), 60)
-    assert (rebuilding.returncode, "重建期间" in said.decode()) == (3, True), said.decode()
-    start_vault(room.system)
-    await told_and_published(room)
 
 
 async def test_statements_of_a_forked_history_are_told_again_under_other_indexes(room: Room) -> None:
