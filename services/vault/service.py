@@ -35,6 +35,7 @@ from services.vault.custodians import Custodians
 from services.vault.disposal import Disposer
 from services.vault.enrolments import Enrolments
 from services.vault.export.desk import PREPARE, Exports
+from services.vault.export.lapsing import Lapsing
 from services.vault.export.preparing import Preparer
 from services.vault.export.serving import Server
 from services.vault.holds import Holds
@@ -63,7 +64,7 @@ from services.vault.writes import OwnWrites
 _log = logging.getLogger("quancheng.vault")
 _SEQUENCE_SECONDS, _TIDY_SECONDS, _STAMP_SECONDS, _KEYS_SECONDS, _PRUNE_SECONDS = 1.0, 5.0, 2.0, 1.0, 10.0
 _LONGEST_WAIT = 8.0
-_LAPSE_SECONDS = 60.0
+_LAPSE_SECONDS, _STRAYS_SECONDS = 60.0, 3600.0
 _EMPTY_ROOT = bytes.fromhex("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
 
 
@@ -95,7 +96,8 @@ class Vault:
         self.closer = Closer(engine, store, own, self.sequencer, self.sweeper, retention=retention, idle=idle)
         self.timestamper = Timestamper(engine, store, authorities, retention=retention)
         self.staging = open_staging(settings)
-        self.exports = Exports(engine, self.staging, lifetime=timedelta(days=settings.export_days))
+        self.exports = Exports(engine, lifetime=timedelta(days=settings.export_days))
+        lapsing = Lapsing(engine, self.staging)
         self.bags = Server(engine, store, self.staging, self.alarms)
         preparer = Preparer(
             engine,
@@ -121,7 +123,8 @@ class Vault:
         self.jobs.every("sample", 60 / settings.sample_per_minute, self.sampler.look)
         self.jobs.every("renew", settings.renew_every_seconds, self._renew)
         self.jobs.every("prune", _PRUNE_SECONDS, self.pruner.prune)
-        self.jobs.every("lapse-exports", _LAPSE_SECONDS, self.exports.lapse)
+        self.jobs.every("lapse-exports", _LAPSE_SECONDS, lapsing.lapse)
+        self.jobs.every("stray-copies", _STRAYS_SECONDS, lapsing.forget_strays)
         self.jobs.handle(PREPARE, preparer.prepare)
         self.jobs.handle(retention_.SETTLE, self.retention.settle)
         self.jobs.handle(retention_.RECONCILE, self.retention.reconcile)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import random
 import secrets
@@ -22,6 +23,7 @@ from deploy.local import folders
 from services.vault.contract import wire
 from services.vault.contract.client import VaultRefused
 from services.vault.export.desk import Exports
+from services.vault.export.lapsing import Lapsing
 from services.vault.export.preparing import copy_key
 from services.vault.stores import open_store
 from services.vault.stores.staging import open_staging
@@ -307,14 +309,16 @@ async def test_past_its_time_it_cannot_be_fetched_and_its_rows_and_copies_are_go
     act = await begun(room.client, made.id, copies=True)
     await ready(room.client, act)
     staged = open_staging(settings_of(room.system))
-    desk = Exports(room.engine, staged, lifetime=timedelta(days=7))
+    lapsing = Lapsing(room.engine, staged)
     try:
         assert b"".join([chunk async for chunk in staged.read(copy_key(act, str(made.id)), (0, 4))])
         room.system.stack.postgres.run_sql(
             f"UPDATE vault.exports SET expires_at = now() - interval '1 second' WHERE act = '{act}'"
         )
+        # Also while nobody has come to let go of it.
+        assert await slug(fetched(room.client, act)) == "export-lapsed"
         while (await room.client.export_state(act)).state != "lapsed":
-            await desk.lapse()
+            await lapsing.lapse()
         assert await slug(fetched(room.client, act)) == "export-lapsed"
         counts = " + ".join(
             f"(SELECT count(*) FROM vault.export_{part} WHERE act = :act)" for part in ("items", "files", "pieces")
@@ -327,6 +331,25 @@ async def test_past_its_time_it_cannot_be_fetched_and_its_rows_and_copies_are_go
                 await asyncio.sleep(0.1)
         with pytest.raises(Exception, match=str(made.id)):
             assert not [chunk async for chunk in staged.read(copy_key(act, str(made.id)), (0, 4))]
+    finally:
+        await staged.stop()
+
+
+async def test_copies_that_no_export_stands_for_are_removed(room: Room, tmp_path: Path) -> None:
+    """As after a lost database, or where a copy was made while its export lapsed."""
+    made = await recorded(room.client, fragmented(seconds=2))
+    act = await begun(room.client, made.id, copies=True)
+    await ready(room.client, act)
+    staged, own = open_staging(settings_of(room.system)), copy_key(act, str(made.id))
+    strays = [copy_key(uuid7(), str(made.id)), "exports/of-nobody/left.mp4"]
+    (tmp_path / "copy").write_bytes(b"a copy")
+    try:
+        for key in strays:
+            await staged.keep(key, tmp_path / "copy", hashlib.sha256(b"a copy").hexdigest())
+        assert {own, *strays} <= set(await staged.names("exports/"))
+        assert await staged.names("exports/", max(await staged.names("exports/"))) == []
+        assert await Lapsing(room.engine, staged).forget_strays() >= 2
+        assert own in (left := await staged.names("exports/")) and not {*strays} & {*left}
     finally:
         await staged.stop()
 
@@ -364,7 +387,7 @@ async def test_copies_are_refused_where_the_machine_has_no_ffmpeg(
     made = await recorded(room.client, pieces(10))
     request = await asked(room.client, [made.id], copies=True)
     monkeypatch.setattr(copies, "ffmpeg", lambda: None)
-    desk = Exports(room.engine, open_staging(settings_of(room.system)), lifetime=timedelta(days=7))
+    desk = Exports(room.engine, lifetime=timedelta(days=7))
     with pytest.raises(errors.CopiesUnavailable):
         await desk.begin(request)
     assert await slug(room.client.export_state(request.act)) == "no-such-export"

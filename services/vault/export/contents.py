@@ -94,6 +94,8 @@ async def decide(db: AsyncConnection, export: Any) -> list[dict[str, Any]]:
         row = known[one]
         gone = row.state == "disposed"
         for number in numbers.get(one, ()):
+            if not gone:
+                await _told(db, one, number)
             add("manifest", one, number, gone=gone)
         if row.kind == "series":
             add("series", one, gone=gone)
@@ -123,8 +125,7 @@ async def media_bytes(db: AsyncConnection, export: Any) -> int:
 
 
 async def acts_to_cover(db: AsyncConnection, export: Any, items: Sequence[Any]) -> set[UUID]:
-    """The acts that the export's checkpoint must hold. A recording's other statements were entered before its
-    manifest's."""
+    """The acts that the export's checkpoint must hold."""
     acts = {export.act, *acts_of_keys(await succession.listed(db))}
     for item in items:
         mine = (col(Segment.recording_id) == item.recording_id) & col(Segment.state).in_(_KEPT)
@@ -133,6 +134,9 @@ async def acts_to_cover(db: AsyncConnection, export: Any, items: Sequence[Any]) 
             acts |= set(await db.scalars(select(col(Manifest.act)).where(this)))
             for row in await db.execute(_enrolment(item.recording_id)):
                 acts |= {row.act, row.revoked_act} - {None}
+            told = select(col(Segment.statement_act), col(Segment.conflict_act)).distinct()
+            for row in await db.execute(told.where(mine, col(Segment.number) == item.number)):
+                acts |= {row.statement_act, row.conflict_act} - {None}
         elif item.kind == "disposed":
             this = col(Tombstone.recording_id) == item.recording_id
             acts |= set(await db.scalars(select(col(Tombstone.act)).where(this)))

@@ -1,4 +1,4 @@
-"""Where exports are asked for, looked at and let go (steps 1 and 7; `__init__` tells all)."""
+"""Where exports are asked for and looked at (step 1; `__init__` tells all)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import delete, func, select, text, update
+from sqlalchemy import func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlmodel import col
@@ -16,23 +16,20 @@ from sqlmodel import col
 from services.vault import errors, jobs
 from services.vault.contract import wire
 from services.vault.export import copies
-from services.vault.export.preparing import copy_key
-from services.vault.models import Export, ExportFile, ExportItem, ExportPiece, LogEntry, Recording
-from services.vault.stores.staging import Staging
+from services.vault.models import Export, LogEntry, Recording
 
 PREPARE = "prepare-export"
 MAX_OF_PERSON, MAX_IN_ALL = 3, 20
 """Exports that may wait or be prepared at once."""
 _RETRY_SECONDS = 30
 _UNREADY = ("waiting", "preparing")
-_BATCH = 500
 
 
 class Exports:
     """`lifetime`: how long an export may be fetched, from when it was asked for."""
 
-    def __init__(self, engine: AsyncEngine, staged: Staging, *, lifetime: timedelta):
-        self._engine, self._staging, self._lifetime = engine, staged, lifetime
+    def __init__(self, engine: AsyncEngine, *, lifetime: timedelta):
+        self._engine, self._lifetime = engine, lifetime
 
     async def begin(self, request: wire.ExportRequest) -> wire.ExportState:
         """The same again is answered as it is. Raises NoSuchStatement, ActDiffers, NoSuchRecording, NothingSealed,
@@ -90,44 +87,6 @@ class Exports:
             rows = (await db.execute(query)).all()
         told = [_state(row) for row in rows[:limit]]
         return wire.ExportList(exports=told, next=told[-1].act if len(rows) > limit else None)
-
-    async def lapse(self, *, limit: int = 50) -> int:
-        """Let go of what is past its time, and remove its rows and copies; returns how many were cleared."""
-        due = col(Export.expires_at) <= datetime.now(UTC)
-        async with self._engine.begin() as db:
-            old = select(col(Export.act)).where(due, col(Export.state) != "lapsed")
-            old = old.order_by(col(Export.expires_at)).limit(limit)
-            acts = (await db.scalars(old)).all()
-            await db.execute(update(Export).where(col(Export.act).in_(acts)).values(state="lapsed"))
-        cleared = select(col(Export.act)).where(col(Export.state) == "lapsed", col(Export.cleared).is_(False))
-        async with self._engine.connect() as db:
-            acts = (await db.scalars(cleared.limit(limit))).all()
-        for act in acts:
-            await self._clear(act)
-        return len(acts)
-
-    async def _clear(self, act: UUID) -> None:
-        async with self._engine.connect() as db:
-            row = await _row(db, act)
-            mine = select(ExportItem).where(col(ExportItem.act) == act, col(ExportItem.kind) == "manifest")
-            items = (await db.execute(mine)).all() if row.copies else []
-        for item in items:
-            name = f"{item.recording_id}.{item.number}" if item.number else str(item.recording_id)
-            await self._staging.remove(copy_key(act, name))
-        for table, key in ((ExportPiece, ExportPiece.ordinal), (ExportFile, ExportFile.ordinal)):
-            await self._remove(table, key, act)
-        await self._remove(ExportItem, ExportItem.place, act)
-        async with self._engine.begin() as db:
-            await db.execute(update(Export).where(col(Export.act) == act).values(cleared=True))
-
-    async def _remove(self, table: Any, key: Any, act: UUID) -> None:
-        """A few hundred files at a time, so that no transaction is long."""
-        while True:
-            async with self._engine.begin() as db:
-                first = await db.scalar(select(func.min(key)).where(col(table.act) == act))
-                if first is None:
-                    return
-                await db.execute(delete(table).where(col(table.act) == act, col(key) < first + _BATCH))
 
     async def _logged(self, db: AsyncConnection, request: wire.ExportRequest) -> datetime:
         """When the act was logged, which must say what is asked for."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -58,12 +58,20 @@ class Done:
     ready_at: datetime | None = None
 
 
-async def lay(engine: AsyncEngine, export: Any, files: Sequence[File], done: Done) -> None:
-    """One transaction, however many files. A path that is there already is not laid out twice. Raises Stopped, and
-    ExportTooLarge where there are more files than a bag may have."""
+async def lay(
+    engine: AsyncEngine,
+    export: Any,
+    files: Sequence[File],
+    done: Done,
+    first: Callable[[AsyncConnection], Awaitable[None]] | None = None,
+) -> None:
+    """One transaction, however many files, begun with `first`. A path that is there already is not laid out twice.
+    Raises Stopped, ExportTooLarge where there are more files than a bag may have, and what `first` raises."""
     pieces = await asyncio.to_thread(lambda: [list(_pieces(file)) for file in files])
     heads = [tar.header(export.act, file.path, file.size, export.moment) for file in files]
     async with engine.begin() as db:
+        if first:
+            await first(db)
         this = (col(Export.act) == export.act) & (col(Export.state) == "preparing")
         row = (await db.execute(select(Export).where(this).with_for_update())).one_or_none()
         if row is None:

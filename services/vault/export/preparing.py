@@ -33,7 +33,7 @@ from services.vault.log import statement, tree
 from services.vault.log.checkpoints import Checkpoints
 from services.vault.log.note import vkey
 from services.vault.log.sequencer import Sequencer, among, tiles_for
-from services.vault.models import Export, ExportFile, ExportItem, LogEntry, Manifest, Recording
+from services.vault.models import Export, ExportFile, ExportItem, LogEntry, Manifest
 from services.vault.sampling import DIFFERS
 from services.vault.stores import staging
 from services.vault.stores.port import Store
@@ -223,7 +223,15 @@ class Preparer:
         files.append(of_bytes(verify.TAG_SIGNATURE, await self._sign(signing.receipt.key_id, listing)))
         # What is ready never changes, and its listing tells of every file in it.
         etag = hashlib.sha256(export.act.bytes + listing).hexdigest()
-        await lay(self._engine, export, files, Done(etag=etag, ready_at=datetime.now(UTC)))
+        done = Done(etag=etag, ready_at=datetime.now(UTC))
+
+        async def held(db: AsyncConnection) -> None:
+            await self._keys.hold(db, "receipt", [signing.receipt.key_id])
+
+        try:
+            await lay(self._engine, export, files, done, held)
+        except KeyChanged as error:
+            raise errors.KeyRotated from error
 
     async def _signing(self, export: Any) -> Signing:
         """The vault's keys as the tree of the export's checkpoint tells of them."""
@@ -238,11 +246,6 @@ class Preparer:
         """By the newest key that the checkpoint tells of. Raises KeyRotated where it is not the current one."""
         await self._keys.renew()
         own = self._keys.keys
-        try:
-            async with self._engine.begin() as db:
-                await self._keys.hold(db, "receipt", [signer])
-        except KeyChanged as error:
-            raise errors.KeyRotated from error
         if own.receipt_key_id != signer:
             raise errors.KeyRotated
         return own.sign_listing(listing)
@@ -271,11 +274,8 @@ class Preparer:
         return list(files.values())
 
     async def _differs(self, act: UUID, error: reading.SegmentDiffers) -> None:
-        recording = UUID(error.key.split("/")[1])
-        async with self._engine.connect() as db:
-            state = await db.scalar(select(col(Recording.state)).where(col(Recording.id) == recording))
-        if state in ("disposing", "disposed"):
-            await self._fail(act, errors.RecordingDisposed.slug, f"准备期间记录 {recording} 已被销毁，请重新导出。")
+        if await reading.disposed(self._engine, error.key):
+            await self._fail(act, errors.RecordingDisposed.slug, "准备期间其中的记录已被销毁，请重新导出。")
             return
         await self._alarms.sound(DIFFERS, error.key, f"{error.what}；导出 {act} 因此停止。")
         await self._fail(act, errors.StoredDiffers.slug, f"片段 {error.key}：{error.what}。")
@@ -305,9 +305,13 @@ class _Told:
         self._more, self._at = 0, time.monotonic()
 
 
+def copies_of(act: UUID | None = None) -> str:
+    """Where the copies of an export, or of all, lie in the staging bucket."""
+    return f"exports/{act}/" if act else "exports/"
+
+
 def copy_key(act: UUID, name: str) -> str:
-    """Where a copy lies in the staging bucket."""
-    return f"exports/{act}/{name}.mp4"
+    return f"{copies_of(act)}{name}.mp4"
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlmodel import col
 
 from services.vault import errors
 from services.vault.export.contents import Piece
+from services.vault.models import Recording
 from services.vault.stores.port import Store
 
 Progress = Callable[[int], Awaitable[None]]
@@ -63,6 +69,13 @@ async def _further(digest: hashlib._Hash, store: Store, piece: Piece, progress: 
                 raise SegmentDiffers(piece.key, "存储无法完整读出这一版本") from error
             tries += 1
             await asyncio.sleep(_AGAIN_SECONDS)
+
+
+async def disposed(engine: AsyncEngine, key: str) -> bool:
+    """Whether what lay under this key is disposed of, or about to be: then it is no wonder that it is not there."""
+    this = col(Recording.id) == UUID(key.split("/")[1])
+    async with engine.connect() as db:
+        return await db.scalar(select(col(Recording.state)).where(this)) in ("disposing", "disposed")
 
 
 async def look(store: Store, piece: Piece) -> None:

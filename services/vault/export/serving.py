@@ -6,6 +6,7 @@ import hashlib
 import zlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -59,6 +60,8 @@ class Server:
             disposed = await db.scalar(gone)
         if export is None:
             raise errors.NoSuchExport
+        if export.expires_at <= datetime.now(UTC):
+            raise errors.ExportLapsed
         if refused := _UNREADY.get(export.state):
             raise refused(export.detail)
         if disposed is not None:
@@ -205,6 +208,8 @@ class Server:
                 await reading.look(self._store, piece)
                 raise
         except reading.SegmentDiffers as error:
+            if await reading.disposed(self._engine, error.key):
+                raise errors.RecordingDisposed from error
             await self._alarms.sound(DIFFERS, error.key, f"{error.what}；一次下载因此中断。")
             raise errors.StoredDiffers(f"{error.key} is not what was sealed") from error
 

@@ -206,12 +206,15 @@ class S3Store:
 
     async def unpublish(self, folder: str) -> int:
         assert folder.endswith(".p/")  # and the policy of *keep* allows nothing else to be deleted
-        query = urlencode({"list-type": "2", "prefix": folder}, quote_via=quote, safe="-_.~")
-        page = await self._keep_call("GET", self._log, "", query)
-        keys = keys_of(page.content)  # fewer than 256
+        keys = await self.names("log", {"list-type": "2", "prefix": folder})  # fewer than 256
         for key in keys:
             await self._remove(key)
         return len(keys)
+
+    async def names(self, bucket: Bucket, asked: dict[str, str]) -> list[str]:
+        """One page of a plain bucket's keys."""
+        query = urlencode(sorted(asked.items()), quote_via=quote, safe="-_.~")
+        return keys_of((await self._keep_call("GET", self._buckets[bucket], "", query)).content)
 
     async def _remove(self, path: str) -> None:
         url = self._url(self._log, path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import heapq
 import os
 import shutil
 from collections.abc import AsyncIterator
@@ -26,6 +27,7 @@ MAX_BYTES = 5 * 1024**3
 """Of one copy: what one PUT may carry."""
 _CHUNK = 1024 * 1024
 _PUT_SECONDS = 600.0
+_PAGE = 500
 
 
 class Staging(Protocol):
@@ -39,6 +41,10 @@ class Staging(Protocol):
 
     async def remove(self, key: str) -> None:
         """Gone when this returns, also where nothing was there."""
+
+    async def names(self, prefix: str, after: str = "") -> list[str]:
+        """The keys below it that come after this one, in order, some hundred at a time; none where there are no
+        more."""
 
     async def stop(self) -> None: ...
 
@@ -77,6 +83,14 @@ class FolderStaging:
 
         await asyncio.to_thread(gone)
 
+    async def names(self, prefix: str, after: str = "") -> list[str]:
+        def found() -> list[str]:
+            paths = (self._folder / prefix).rglob("*")
+            names = (path.relative_to(self._folder).as_posix() for path in paths if path.is_file())
+            return heapq.nsmallest(_PAGE, (name for name in names if name > after))
+
+        return await asyncio.to_thread(found)
+
     async def stop(self) -> None:
         return
 
@@ -99,6 +113,10 @@ class S3Staging:
     async def remove(self, key: str) -> None:
         ticket = self._store.as_keep("DELETE", "staging", key)
         await self._send("DELETE", ticket.url, ticket.headers, b"", (200, 204, 404))
+
+    async def names(self, prefix: str, after: str = "") -> list[str]:
+        told = {"list-type": "2", "max-keys": str(_PAGE), "prefix": prefix, "start-after": after}
+        return await self._store.names("staging", told)
 
     async def _send(
         self,
