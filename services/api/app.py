@@ -95,7 +95,7 @@ def jobs_of(settings: Settings, engine: AsyncEngine, vault: VaultClient) -> Jobs
     queue = jobs.queue(settings.dsn.get_secret_value(), engine)
     queue.handle(outbox.TELL, lambda act: outbox.tell_later(sessions, vault, act))
     queue.every("rebuilds", rebuilds.LOOK_SECONDS, lambda: rebuilds.look(sessions, vault))
-    queue.handle(rebuilds.ENROL, lambda key: rebuilds.enrol_again(sessions, vault, key))
+    queue.handle(rebuilds.ENROL, lambda key: revocation.enrol_again(sessions, vault, key))
     queue.every("revocations", revocation.TELL_SECONDS, lambda: revocation.tell_untold(sessions, vault))
     after = timedelta(seconds=settings.lost_after_seconds)
     queue.every("close-lost", settings.lost_every_seconds, lambda: manifests.close_lost(sessions, vault, after=after))

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import logging
 from datetime import datetime
-from uuid import UUID
 
-from sqlalchemy import BigInteger, select, update
+from sqlalchemy import BigInteger, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import Field, col
 
@@ -24,6 +23,7 @@ from services.vault.contract.client import VaultClient, VaultUnreachable
 _log = logging.getLogger("quancheng.rebuilds")
 LOOK_SECONDS = 15.0
 ENROL = "enrol-again"
+"""A terminal is not known until the log knows its key again."""
 
 
 class VaultRebuild(Table, table=True):
@@ -61,14 +61,3 @@ async def _answer(sessions: Sessions, told: wire.RebuildTold) -> None:
         revoked = update(RecorderKey).where(col(RecorderKey.revocation_index) >= told.size)
         await db.execute(revoked.values(revocation_index=None))
     _log.warning("the vault was rebuilt: %s acts and %s enrolments are told again", len(acts), len(keys))
-
-
-async def enrol_again(sessions: Sessions, vault: VaultClient, key: str) -> None:
-    """The job. Its terminal is not known until the log knows its key again."""
-    async with sessions() as db:
-        row = (await db.execute(select(RecorderKey).where(col(RecorderKey.key_id) == key))).scalar_one()
-    if row.log_index is None:
-        appended = await vault.enrol(wire.Enrol(recorder=UUID(str(row.recorder_id)), public_key=row.public_text()))
-        async with sessions.begin() as db:
-            this = update(RecorderKey).where(col(RecorderKey.key_id) == key)
-            await db.execute(this.values(log_index=appended.index))

@@ -62,6 +62,24 @@ async def tell_untold(sessions: Sessions, vault: VaultClient) -> None:
             _log.error("the vault refuses a revocation: %s", error)
 
 
+async def enrol_again(sessions: Sessions, vault: VaultClient, key: str) -> None:
+    """Have the vault know a key whose enrolment it may not know, and record the log's index; nothing where it knows
+    the key revoked already."""
+    async with sessions() as db:
+        row = await db.get_one(RecorderKey, key)
+    if row.log_index is not None:
+        return
+    try:
+        appended = await vault.enrol(wire.Enrol(recorder=row.recorder_id, public_key=row.public_text()))
+    except VaultRefused as refused:
+        if refused.problem.slug != "key-revoked":
+            raise
+        return
+    async with sessions.begin() as db:
+        this = update(RecorderKey).where(col(RecorderKey.key_id) == key)
+        await db.execute(this.values(log_index=appended.index))
+
+
 async def _tell(sessions: Sessions, vault: VaultClient, key: str) -> None:
     """Steps 2 and 3."""
     async with sessions() as db:
@@ -70,7 +88,7 @@ async def _tell(sessions: Sessions, vault: VaultClient, key: str) -> None:
         return
     if row.log_index is None:
         # An enrolment that never got through: the vault must know the key before it can know it revoked.
-        await vault.enrol(wire.Enrol(recorder=row.recorder_id, public_key=row.public_text()))
+        await enrol_again(sessions, vault, key)
     told = wire.RevokeEnrolment.model_validate(
         {"recorder": row.recorder_id, "code": row.revoked_code, "reason": row.revoked_reason}
     )
