@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from datetime import timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -145,7 +145,7 @@ def _trust(home: Home, path: Path) -> int:
     except verify.VerificationError as error:
         raise TerminalError(error.chinese) from error
     for identity, public in key.items():
-        home.keep(home.enrolled().pinning([verify.raw_key(public)]))
+        home.keep(home.enrolled().trusting(verify.raw_key(public), datetime.now(UTC)))
         print(f"已记下证据库的公钥 {identity}")
     return 0
 

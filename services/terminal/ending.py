@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from services.terminal.api import Api, CallFailed, Refused
 from services.terminal.closing import (
@@ -70,7 +71,7 @@ class Ending:
         """The last manifest, once all that we hold receipts for is in one: the server's, or supplements we sign."""
         while True:
             try:
-                number, left, last = await unlisted(self._api, self._recording, self._pinned.keys)
+                number, left, last = await unlisted(self._api, self._recording, self._keys())
                 if last is not None and not left:
                     return last
                 payload = supplement_payload(self._recording, left, number, interrupted=self._interrupted)
@@ -84,17 +85,20 @@ class Ending:
                 if not (error.by_unknown_key and await self._pinned.learn()):
                     await self._reject(error)
 
+    def _keys(self) -> Mapping[str, Ed25519PublicKey]:
+        return self._pinned.vouching(self._recording.started_at)
+
     async def _closed(self, closing: wire.Envelope) -> wire.ClosedRecording | None:
         """The verified answer to the closing, or None after a pause."""
         try:
             await self._line.open_if_unknown()
             closed = await self._api.close(self._recording.id, closing)
             try:
-                check_manifest(closed, closing, self._pinned.keys)
+                check_manifest(closed, closing, self._keys())
             except ManifestRejected as error:
                 if not (error.by_unknown_key and await self._pinned.learn()):
                     raise
-                check_manifest(closed, closing, self._pinned.keys)
+                check_manifest(closed, closing, self._keys())
             return closed
         except CallFailed as error:
             self._line.know(error)

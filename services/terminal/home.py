@@ -10,7 +10,8 @@ from __future__ import annotations
 import base64
 import fcntl
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -23,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from services.terminal.spool import write_durably
 from services.vault.contract import verify
@@ -66,6 +67,8 @@ class Enrolled(BaseModel):
     vault: VaultIdentity
     earlier: list[str] = []
     """Receipt keys (raw, base64) that were pinned before and handed over: what they signed is believed as before."""
+    revoked: dict[str, AwareDatetime] = {}
+    """By id, pinned receipt keys that were revoked, and when: they vouch for nothing that began after that."""
 
     def receipt_keys(self) -> dict[str, Ed25519PublicKey]:
         """The pinned keys, and no others, by id. Raises ValueError where key and id disagree."""
@@ -76,9 +79,23 @@ class Enrolled(BaseModel):
 
     def pinning(self, keys: Iterable[bytes]) -> Enrolled:
         """The same with these keys (raw) pinned, the last of them as the vault's own."""
-        pinned = list(dict.fromkeys([*self.earlier, self.vault.receipt_key, *(map(_text, keys))]))
+        more = list(dict.fromkeys(map(_text, keys)))
+        pinned = [each for each in (*self.earlier, self.vault.receipt_key) if each not in more] + more
         told = {"receipt_key": pinned[-1], "receipt_key_id": verify.key_id(base64.b64decode(pinned[-1]))}
         return self.model_copy(update={"vault": self.vault.model_copy(update=told), "earlier": pinned[:-1]})
+
+    def trusting(self, key: bytes, now: datetime) -> Enrolled:
+        """The same with this key (raw) pinned because somebody says so: those before it handed over to none."""
+        pinned = self.pinning([key])
+        gone = {identity: now for identity in self.receipt_keys() if identity != pinned.vault.receipt_key_id}
+        kept = {name: at for name, at in pinned.revoked.items() if name != pinned.vault.receipt_key_id}
+        return pinned.model_copy(update={"revoked": kept}).distrusting(gone)
+
+    def distrusting(self, revoked: Mapping[str, datetime]) -> Enrolled:
+        """The same with these keys revoked as far as they are pinned, at the earliest time that was told."""
+        told = {name: at for name, at in revoked.items() if name in self.receipt_keys()}
+        first = {name: min(at, self.revoked.get(name, at)) for name, at in told.items()}
+        return self.model_copy(update={"revoked": self.revoked | first})
 
 
 class Home:

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -57,7 +57,7 @@ class Session:
         self._key = home.key()
         self._api = Api(enrolled.api, self._key)
         follower = Follower(home, enrolled, self._api, progress)
-        self._pinned = Pinned(enrolled.receipt_keys(), enrolled.vault.lock, follower)
+        self._pinned = Pinned(enrolled.receipt_keys(), enrolled.vault.lock, follower, enrolled.revoked)
         self._spool = Spool(home.path, limit_bytes=spool_bytes)
         self._stopping = asyncio.Event()
         self._capture: Capture | None = None
@@ -68,7 +68,7 @@ class Session:
         """Record, send and close, together with what was left over; the exit code."""
         command = arguments(source.spec, seconds=source.seconds, copy=source.copy)
         self._listen_to_signals()
-        async with self._api:
+        async with self._api, self._asking_for_keys():
             self._take_leftovers()
             code = await self._record(source, command)
             await self._drain()
@@ -77,10 +77,21 @@ class Session:
     async def resume(self) -> int:
         """Send and close what earlier runs left; the exit code."""
         self._listen_to_signals()
-        async with self._api:
+        async with self._api, self._asking_for_keys():
             self._take_leftovers()
             await self._drain()
         return self._remains()
+
+    @contextlib.asynccontextmanager
+    async def _asking_for_keys(self) -> AsyncIterator[None]:
+        """Once at the beginning, so that a key that was revoked meanwhile is known to be."""
+        asking = asyncio.create_task(self._pinned.learn(quietly=True))
+        try:
+            yield
+        finally:
+            asking.cancel()
+            with contextlib.suppress(asyncio.CancelledError, OSError):
+                await asking
 
     async def _record(self, source: Source, command: list[str]) -> int:
         cutter = Cutter(target_seconds=source.segment_seconds or _FIRST_SEGMENT_SECONDS, whole_gops=True)

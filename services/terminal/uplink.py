@@ -253,7 +253,7 @@ class Uplink:
     def _verified(self, sealed: wire.SealedSegment, ask: wire.SegmentAsk) -> verify.Json:
         return verify.verify_receipt(
             sealed.receipt.model_dump(),
-            self._pinned.keys,
+            self._pinned.vouching(ask.started_at),
             recording=str(self._recording.id),
             sequence=ask.sequence,
             sha256=ask.sha256,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -18,6 +20,7 @@ from services.terminal.pins import Follower, Pinned
 from services.terminal.uplink import Uplink
 from services.vault.contract import verify, wire
 from services.vault.contract.channel import raw_public
+from services.vault.log.note import vkey
 from tests.unit.bundles import b64
 from tests.unit.terminal_peer import Peer
 from tests.unit.test_uplink import Terminal
@@ -39,6 +42,14 @@ async def peer() -> AsyncIterator[Peer]:
         yield serving
 
 
+@pytest.fixture
+def peer_identity() -> Enrolled:
+    raw = raw_public(Key.generate())
+    told = {"origin": "o/1", "receipt_key": b64(raw), "receipt_key_id": verify.key_id(raw), "lock": "none"}
+    vault = wire.VaultIdentity.model_validate(told | {"log_vkey": vkey("o/1", raw)})
+    return Enrolled(api="http://a", model="m", recorder=RECORDER, name="一号", key_id=verify.key_id(raw), vault=vault)
+
+
 class Pinning(Terminal):
     """A terminal with a home, which pinned the peer's key of the time."""
 
@@ -52,11 +63,18 @@ class Pinning(Terminal):
     def uplink(self, api: Api, lock: wire.Lock = "none") -> Uplink:
         enrolled = self.home.enrolled()
         follower = Follower(self.home, enrolled, api, self.events)
-        pinned = Pinned(enrolled.receipt_keys(), lock, follower)
+        pinned = Pinned(enrolled.receipt_keys(), lock, follower, enrolled.revoked)
         return Uplink(self.recording, api, self.key, pinned, self.events)
 
 
-def told(key: Key, replaces: Key | None = None, handed: Json | None = None, *, gone: bool = False) -> Json:
+def told(
+    key: Key,
+    replaces: Key | None = None,
+    handed: Json | None = None,
+    *,
+    gone: bool = False,
+    revoked: str | None = None,
+) -> Json:
     now = "2026-11-23T17:34:40.123Z"
     return {
         "purpose": "receipt",
@@ -66,7 +84,7 @@ def told(key: Key, replaces: Key | None = None, handed: Json | None = None, *, g
         "since": now,
         "superseded_at": now if gone else None,
         "retired_at": now if gone else None,
-        "revoked_at": None,
+        "revoked_at": revoked,
         "replaces": verify.key_id(raw_public(replaces)) if replaces else None,
         "succession": handed,
         "act": str(RECORDER),
@@ -140,3 +158,35 @@ async def test_nothing_but_a_succession_that_both_signed_is_followed(peer: Peer,
     assert not list(tmp_path.glob("spool/*/*.receipt.json"))
     assert verify.key_id(raw_public(peer.key)) not in terminal.home.enrolled().receipt_keys()
     assert pinned in terminal.home.enrolled().receipt_keys()
+
+
+async def test_a_key_that_was_revoked_vouches_for_nothing_that_began_later(peer: Peer, tmp_path: Path) -> None:
+    """Whoever has it may stand on the way: what the terminal records from now on is freed by none of its receipts."""
+    terminal = Pinning(peer, tmp_path)
+    await terminal.run()
+    terminal.assert_closed(5)
+    stolen, ours = peer.key, Key.generate()
+    for at, freed in (("2026-01-01T00:00:00.000Z", False), ("2999-01-01T00:00:00.000Z", True)):
+        peer.told_keys = [told(ours), told(stolen, gone=True, revoked=at)]
+        home = Pinning(peer, tmp_path / at[:4])
+        follower = Follower(home.home, home.home.enrolled(), Api(peer.url, home.key), home.events)
+        pinned = Pinned(home.home.enrolled().receipt_keys(), "none", follower)
+        async with follower.api:
+            assert not await pinned.learn()
+        vouching = pinned.vouching(datetime.now(UTC))
+        assert (verify.key_id(raw_public(stolen)) in vouching) == freed
+        # It is remembered, and what began before it was revoked is believed as it was.
+        again = home.home.enrolled()
+        kept = Pinned(again.receipt_keys(), "none", None, again.revoked)
+        assert kept.vouching(datetime.now(UTC)) == vouching
+        assert verify.key_id(raw_public(stolen)) in kept.vouching(datetime(2025, 12, 31, tzinfo=UTC))
+
+
+def test_who_is_trusted_by_hand_takes_the_place_of_who_was_and_may_give_it_back(peer_identity: Enrolled) -> None:
+    first, second, now = peer_identity, raw_public(Key.generate()), datetime.now(UTC)
+    trusting = first.trusting(second, now)
+    assert trusting.vault.receipt_key_id == verify.key_id(second)
+    assert trusting.revoked == {first.vault.receipt_key_id: now}
+    assert trusting.trusting(second, now + timedelta(days=1)).revoked == {first.vault.receipt_key_id: now}
+    back = trusting.trusting(base64.b64decode(first.vault.receipt_key), now)
+    assert back.revoked == {verify.key_id(second): now}
