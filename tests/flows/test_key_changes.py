@@ -254,3 +254,10 @@ def test_while_the_vault_is_away_the_key_is_refused_already_and_the_vault_is_tol
             system.stack.vault.start()
             system.stack.vault.wait_ready()
         eventually(lambda: keys_of(system, admin)[identity]["revocation_index"] is not None, "the vault is told", 40)
+        told = keys_of(system, admin)[identity]["revocation_index"]
+        # Both of the vault's answers were lost: it knows the key, and knows it revoked.
+        lost = "UPDATE api.recorder_keys SET log_index = NULL, revocation_index = NULL"
+        system.stack.postgres.run_sql(f"{lost} WHERE key_id = '{identity}'")
+        eventually(
+            lambda: keys_of(system, admin)[identity]["revocation_index"] == told, "the vault is told again", 40
+        )
