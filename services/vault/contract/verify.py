@@ -59,6 +59,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any, NoReturn, TypeVar
@@ -949,14 +950,13 @@ def verify_bundle(
             report.disposed[tombstone.id] = tombstone.said["disposed_at"]
             done(6, "disposed", name=tombstone.id, at=tombstone.said["disposed_at"], order=order)
         # 7. Media.
-        _check_media(root, present, payload, twice=twice)
-        for name, segment in {**beside, **versions}.items():
-            _check_beside(root, name, segment, payload[name])
+        tasks = _media_tasks(root, present, payload, twice=twice)
+        tasks += [partial(_check_beside, root, *named, payload[named[0]]) for named in {**beside, **versions}.items()]
+        _on_all_cores(tasks)
         report.size = sum(each["size"] for one in present for each in one.segments)
         report.size += sum(each["size"] for each in [*beside.values(), *versions.values()])
         done(7, "media", size=report.size)
-        for name, made in copies.items():
-            _check_copy(root, name, made, payload[name])
+        _on_all_cores([partial(_check_copy, root, name, made, payload[name]) for name, made in copies.items()])
         report.copies = sorted(copies)
         if copies:
             done(7, "copies", copies=len(copies))
@@ -1465,10 +1465,10 @@ def _check_copies(root: Path, files: list[str], recordings: list[_Recording]) ->
     return found
 
 
-def _check_copy(root: Path, name: str, note: Json, listed: str) -> None:
+def _check_copy(root: Path, name: str, note: Json, listed: str, wrong: Event) -> None:
     """Step 7 for one copy."""
     size = (root / name).stat().st_size
-    _check_whole(root / name, name, listed, Event())
+    _check_whole(root / name, name, listed, wrong)
     if (take(note, "sha256", str), take(note, "size", int)) != (listed, size):
         raise Altered("other-copy", name)
 
@@ -1665,28 +1665,35 @@ def _check_conflicts(subject: str, segments: list[Json], told: list[Json]) -> No
             raise Incomplete("no-conflict-proof", subject, sequence=sequence)
 
 
-def _check_media(root: Path, recordings: list[_Recording], payload: Mapping[str, str], *, twice: bool) -> None:
-    """Step 7: every byte is hashed once, as part of the segment that the signed manifest says it is, on all cores.
-
-    The segments cover their file without a gap, so its digest in the bag's list, which the vault signed, adds
-    nothing that could be altered; with `twice` it is computed all the same. The first wrong one is named, in order.
-    """
+def _on_all_cores(tasks: list[Callable[[Event], None]]) -> None:
+    """The first in order that finds something wrong is raised, and the others end at once, however much is left."""
     wrong = Event()
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        jobs = []
-        for one in recordings:
-            name = f"data/{one.name}.mp4"
-            if len(one.segments) == 1 and one.segments[0]["sha256"] != payload[name]:
-                raise Altered("digest", name, listing="manifest-sha256.txt")
-            jobs += [pool.submit(_check_run, root / name, name, run, wrong) for run in _runs(root / name, name, one)]
-            jobs += [pool.submit(_check_whole, root / name, name, payload[name], wrong)] if twice else []
+        jobs = [pool.submit(task, wrong) for task in tasks]
         try:
             for job in jobs:
                 job.result()
         finally:
-            # What is wrong is said at once, however much is left.
             wrong.set()
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _media_tasks(
+    root: Path, recordings: list[_Recording], payload: Mapping[str, str], *, twice: bool
+) -> list[Callable[[Event], None]]:
+    """Step 7: every byte is hashed once, as part of the segment that the signed manifest says it is.
+
+    The segments cover their file without a gap, so its digest in the bag's list, which the vault signed, adds
+    nothing that could be altered; with `twice` it is computed all the same.
+    """
+    tasks: list[Callable[[Event], None]] = []
+    for one in recordings:
+        name = f"data/{one.name}.mp4"
+        if len(one.segments) == 1 and one.segments[0]["sha256"] != payload[name]:
+            raise Altered("digest", name, listing="manifest-sha256.txt")
+        tasks += [partial(_check_run, root / name, name, run) for run in _runs(root / name, name, one)]
+        tasks += [partial(_check_whole, root / name, name, payload[name])] if twice else []
+    return tasks
 
 
 def _runs(path: Path, name: str, recording: _Recording) -> list[list[tuple[int, Json]]]:
@@ -1736,11 +1743,13 @@ def _check_whole(path: Path, name: str, listed: str, wrong: Event) -> None:
         raise Altered("digest", name, listing="manifest-sha256.txt")
 
 
-def _check_beside(root: Path, name: str, segment: Json, listed: str) -> None:
+def _check_beside(root: Path, name: str, segment: Json, listed: str, wrong: Event) -> None:
     """Step 7 for one segment beside a recording: a file of its own."""
     whole, size = hashlib.sha256(), 0
     with open(root / name, "rb") as file:
         while chunk := file.read(CHUNK):
+            if wrong.is_set():
+                return
             whole.update(chunk)
             size += len(chunk)
     if (whole.hexdigest(), size) != (segment["sha256"], segment["size"]):
