@@ -45,7 +45,7 @@ from services.vault.watch import Watch
 _HEADS_AT_ONCE = 16
 _CHECK_SECONDS = 12.0
 """For all of one message: a store that trickles makes its callers ask again, and keeps nobody else waiting."""
-_LOCK_SLACK = timedelta(days=1)
+_LOCK_SLACK = _SHORTEST_LOCK = timedelta(days=1)
 
 
 class Sealing:
@@ -117,12 +117,11 @@ class Sealing:
             return []
         # 1. Ask.
         now = datetime.now(UTC)
-        retain_until = (now + self._retention).replace(microsecond=0)
         # By the database's clock, as the sweeper looks: ours may be set back before it does.
         ticket = {"state": "asked", "ticket_at": func.now(), "sweep_at": func.now() + self._sweep_after}
         async with self._engine.begin() as db:
             opening = await lock(db, recording, by_source=True)
-            kind = opening.kind
+            kind, retain_until = opening.kind, self._locked_until(opening, now)
             if opening.revoked_at is not None:
                 return [_problem(ask, errors.KeyRevoked) for ask in asks]
             known = await _rows(db, recording, [(ask.sequence, ask.sha256) for ask in asks])
@@ -151,6 +150,13 @@ class Sealing:
         # 2. Ticket.
         return [self._answer_ask(ask, opening, known.get((ask.sequence, ask.sha256)), now) for ask in asks]
 
+    def _locked_until(self, opening: Row[Any], now: datetime) -> datetime:
+        """As far ahead as every put is locked, and no further than its term, since nobody can shorten a lock."""
+        until = now + self._retention
+        if opening.keep_until is not None:
+            until = min(until, max(opening.keep_until, now + _SHORTEST_LOCK))
+        return until.replace(microsecond=0)
+
     def _answer_ask(
         self, ask: wire.SegmentAsk, opening: Row[Any], row: Row[Any] | None, now: datetime
     ) -> wire.Ticket | wire.SealedSegment | wire.ItemProblem:
@@ -164,7 +170,7 @@ class Sealing:
         if self._watch.drifts:
             return _problem(ask, errors.ClockDrift)
         # Asked again much later, the lock still reaches as far ahead as it should.
-        fresh = (now + self._retention).replace(microsecond=0)
+        fresh = self._locked_until(opening, now)
         retain_until = fresh if row.retain_until < fresh - _LOCK_SLACK else row.retain_until
         carried = intents.signed(self._keys.keys, row.key, opening, ask, row.asked_at)
         ticket = self._store.put_ticket(row.key, row.sha256, row.size, retain_until, now, carried)
@@ -353,10 +359,10 @@ def _suits(ask: wire.SegmentAsk, kind: str) -> bool:
 async def lock(db: AsyncConnection, recording: UUID, *, by_source: bool = False) -> Row[Any]:
     """Alone with the recording until the transaction ends: what is counted here is still so when it is written.
     Its state, the number of the manifest that is collected or was last, how it was opened (kind, source, key_id,
-    started_at), and when its source's key was revoked. Raises NoSuchRecording."""
+    started_at), its term, and when its source's key was revoked. Raises NoSuchRecording."""
     this = col(Recording.id) == recording
     revoked = select(col(Enrolment.revoked_at)).where(col(Enrolment.key_id) == col(Recording.key_id))
-    columns = ("kind", "state", "number", "source", "key_id", "started_at")
+    columns = ("kind", "state", "number", "source", "key_id", "started_at", "keep_until")
     told = [*(getattr(Recording, name) for name in columns), revoked.scalar_subquery().label("revoked_at")]
     row = (
         await db.execute(update(Recording).where(this).values(_active(datetime.now(UTC))).returning(*told))

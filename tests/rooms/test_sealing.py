@@ -47,6 +47,25 @@ def committing(*asks: wire.SegmentAsk) -> wire.ExchangeRequest:
     return wire.ExchangeRequest(commits=[wire.SegmentName(sequence=a.sequence, sha256=a.sha256) for a in asks])
 
 
+async def test_a_lock_reaches_no_further_than_the_term_that_was_set_before(
+    system: System, vault: VaultClient, recording: UUID
+) -> None:
+    """As of a service hall's footage, which is kept for thirty days: nobody can shorten a lock."""
+    locks = system.stack.minio is not None
+    for number, days, wanted in ((0, 30, 30), (1, 3650, 180), (2, -1, 1)):
+        term = (datetime.now(UTC) + timedelta(days=days)).replace(microsecond=0)
+        await vault.set_term(recording, wire.SetTerm(keep_until=term, basis="服务大厅视频，三十日"))
+        data = secrets.token_bytes(50)
+        one = ask(number, data, BEGAN)
+        (ticket,) = (await vault.exchange(recording, asking(one))).tickets
+        assert await _put(ticket, data) == 200
+        (sealed,) = (await vault.exchange(recording, committing(one))).sealed
+        told = sealed.receipt.decoded()["store"]
+        if locks:
+            until = datetime.fromisoformat(told["retain_until"])
+            assert abs(until - datetime.now(UTC) - timedelta(days=wanted)) < timedelta(minutes=1)
+
+
 async def _put(ticket: wire.Ticket, data: bytes, **added: str) -> int:
     headers = ticket.headers | {name.replace("_", "-"): value for name, value in added.items()}
     return (await raw.send("PUT", ticket.url, headers, data)).status
