@@ -174,6 +174,7 @@ def settle(folder: Path, known: Known, passphrase: bytes) -> None:
     """Alone with the folder, by a database that is no older than what was published: give the files their names, and
     destroy what signs no more or never did. Raises KeyFault, and then nothing was changed."""
     with _told(folder):
+        _check_folder(folder)
         found = _find(folder, known, passphrase)
         for purpose in known:
             _name(folder, purpose, [path for path, _ in found[purpose]])
@@ -225,6 +226,8 @@ def _told(folder: Path) -> Iterator[None]:
 
 
 def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise KeyFault(f"密钥文件夹 {folder} 无法使用：不是文件夹，或不存在。")
     if folder.stat().st_mode & 0o022:
         raise KeyFault(f"密钥文件夹 {folder} 可被其他用户改动，请改为仅本人可用（chmod 700）。")
 

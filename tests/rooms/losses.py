@@ -60,9 +60,11 @@ LOCAL_TELLS_NOT = {
 """The folder locks nothing, so it tells no date."""
 
 
+LOCK_SECONDS = 20.0
+"""Long enough that what was put is still locked when a rebuild comes to it."""
 SETTINGS = {
     "QUANCHENG_VAULT_ORIGIN": ORIGIN,
-    "QUANCHENG_VAULT_RETENTION_DAYS": str(8 / 86400),
+    "QUANCHENG_VAULT_RETENTION_DAYS": str(LOCK_SECONDS / 86400),
     "QUANCHENG_VAULT_KEEP_DAYS": str(3 / 86400),
     "QUANCHENG_VAULT_RENEW_EVERY_SECONDS": "600",
 }
@@ -256,7 +258,7 @@ async def dispose(room: Room, recording: UUID) -> None:
     what = order("dispose", basis="期限届满", recordings=[recording])
     path = room.system.folder / f"{what.id}.json"
     path.write_text(signed(what, FIRST, SECOND).model_dump_json())
-    await asyncio.sleep(9)
+    await asyncio.sleep(LOCK_SECONDS + 1)
     argv, environment = [sys.executable, "-m", "services.vault", "dispose", str(path)], _disposing(room.system)
     done = await asyncio.to_thread(
         subprocess.run, argv, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
@@ -276,7 +278,7 @@ async def destroy(room: Room, key: str) -> None:
         from tests.rooms.stores import client
 
         minio = room.system.stack.minio
-        await asyncio.sleep(9)
+        await asyncio.sleep(LOCK_SECONDS + 1)
         admin = client(minio.endpoint, minio.access_key, minio.secret_key)
         admin.remove_object("quancheng-evidence", key, version_id=found.version)
     else:
