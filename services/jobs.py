@@ -14,7 +14,8 @@ is dead of whom nobody was told. Two jobs of one kind and subject never run at o
 given back.
 
 What recurs every few seconds has no row each time: the worker that holds the kind's advisory lock does it, and
-whichever is next does where that one dies.
+whichever is next does where that one dies. Where it fails the waits grow; of the eighth failure in a row `told` is
+told under the subject `every`, and of the first success after it.
 """
 
 from __future__ import annotations
@@ -46,6 +47,9 @@ _AGAIN_SECONDS = 2.0
 _LONG_SECONDS = 7 * 24 * 3600.0
 _KEPT = timedelta(days=30)
 _MAX_SUBJECT = 200
+_TELL_AFTER = 8
+EVERY = "every"
+"""The subject of what recurs."""
 
 Handler = Callable[[str], Awaitable[None]]
 Step = Callable[[], Awaitable[object]]
@@ -61,6 +65,29 @@ class Told(Protocol):
     async def died(self, kind: str, subject: str, reason: str) -> None: ...
 
     async def done(self, kind: str, subject: str) -> None: ...
+
+
+class Streak:
+    """The failures in a row of something that recurs. Who was told of them may have been told by a process that died,
+    so the first success of each process is told too."""
+
+    def __init__(self, told: Told, kind: str):
+        self._told, self._kind = told, kind
+        self._failed, self._said = 0, True
+
+    async def worked(self) -> None:
+        self._failed = 0
+        if self._said:
+            self._said = await _raised(self._told.done(self._kind, EVERY)) is not None
+
+    async def failed(self, error: Exception) -> None:
+        self._failed += 1
+        if self._failed >= _TELL_AFTER and not (self._said and self._failed > _TELL_AFTER):
+            self._said = await _raised(self._told.died(self._kind, EVERY, type(error).__name__)) is None
+
+    def wait(self, seconds: float, longest: float) -> float:
+        """How long to wait for the next time, where `seconds` lie between two that work."""
+        return max(seconds, min(longest, seconds * 2.0 ** min(self._failed, 16)))
 
 
 @dataclass(frozen=True)
@@ -117,7 +144,7 @@ class Jobs:
         self._handlers[kind] = (handler, at_once)
 
     def every(self, kind: str, seconds: float, step: Step) -> None:
-        """`seconds` lie between the end of one and the beginning of the next. Raising is logged, and it recurs."""
+        """`seconds` lie between the end of one and the beginning of the next, and more after one that raised."""
         self._steps[kind] = (seconds, step)
 
     async def enter(self, db: AsyncConnection, kind: str, subject: str, *, due: datetime | None = None) -> None:
@@ -213,7 +240,7 @@ class Jobs:
     async def _repeat(self, kind: str, each: tuple[float, Step]) -> None:
         """The steps of one kind, for as long as this worker is the one that holds its lock."""
         seconds, step = each
-        name = f"{self._schema}/every/{kind}"
+        name, streak = f"{self._schema}/every/{kind}", Streak(self._told, kind)
         while True:
             try:
                 connection = await asyncpg.connect(self._dsn, timeout=5, command_timeout=30)
@@ -223,9 +250,11 @@ class Jobs:
                     while await connection.fetchval("SELECT true"):
                         try:
                             await step()
-                        except Exception:
+                            await streak.worked()
+                        except Exception as error:
                             _log.exception("%s failed and will be tried again", kind)
-                        await asyncio.sleep(seconds)
+                            await streak.failed(error)
+                        await asyncio.sleep(streak.wait(seconds, self._longest))
                 finally:
                     connection.terminate()
             except Exception:

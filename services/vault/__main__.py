@@ -6,6 +6,7 @@
     rebuild       make the database anew from the bucket, as its owner; see `services.vault.rebuild`
     custodians | enrol-custodian | remove-custodian | dispose   see `services.vault.custody_commands`
     keys | rotate-key | retire-key | revoke-key                 see `services.vault.key_commands`
+    alarms | jobs | retry-job | log-state                       see `services.vault.status_commands`
 
 `setup-store` alone reads the store administrator's `QUANCHENG_STORE_ADMIN_ACCESS_KEY` and `…_SECRET_KEY`, and
 makes the identity that deletes versions where `QUANCHENG_STORE_DISPOSE_ACCESS_KEY` and `…_SECRET_KEY` are set.
@@ -28,10 +29,10 @@ import uvicorn
 from pydantic import SecretStr, ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
-from services.vault import custody_commands, key_commands, rebuild
+from services.vault import custody_commands, key_commands, rebuild, status_commands
 from services.vault.app import create_app
 from services.vault.contract.http import Asgi, Receive, Scope, Send
-from services.vault.errors import HistoryLost, KeyFault, StoreUnfit, VaultError
+from services.vault.errors import CertificateFault, HistoryLost, KeyFault, StoreUnfit, VaultError
 from services.vault.service import Vault
 from services.vault.settings import Settings
 from services.vault.stores import conformance, folder, open_store
@@ -56,6 +57,8 @@ def main() -> int:
         return asyncio.run(_command(custody_commands.run(settings, sys.argv[1:])))
     if sys.argv[1:2] and sys.argv[1] in key_commands.COMMANDS:
         return asyncio.run(_command(key_commands.run(settings, sys.argv[1:])))
+    if sys.argv[1:2] and sys.argv[1] in status_commands.COMMANDS:
+        return asyncio.run(_command(status_commands.run(settings, sys.argv[1:])))
     if sys.argv[1:2] == ["rebuild"]:
         return asyncio.run(_command(rebuild.run(settings, sys.argv[2:])))
     if sys.argv[1:]:
@@ -108,14 +111,6 @@ async def _command(running: Coroutine[Any, Any, int]) -> int:
         return 3
 
 
-async def _rebuild(settings: Settings) -> int:
-    try:
-        return await rebuild.run(settings, sys.argv[2:])
-    except Exception as error:
-        print(_sentence(error), file=sys.stderr)
-        return 3
-
-
 async def _work(settings: Settings) -> int:
     """Until it is told to stop; running jobs are given back then."""
     told = asyncio.Event()
@@ -135,7 +130,7 @@ async def _work(settings: Settings) -> int:
 
 
 def _sentence(error: Exception) -> str:
-    if isinstance(error, KeyFault | StoreUnfit | HistoryLost):
+    if isinstance(error, CertificateFault | KeyFault | StoreUnfit | HistoryLost):
         return str(error)
     if isinstance(error, VaultError):
         return f"{error.title}（{error}）"

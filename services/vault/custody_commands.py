@@ -7,7 +7,7 @@
 
 `signed.json` is an order with the signatures of two custodians (`python -m services.vault.contract.custody`).
 `dispose` alone reads the store's identity that deletes, `QUANCHENG_STORE_DISPOSE_ACCESS_KEY` and `…_SECRET_KEY`.
-Exit codes: 0 done, 1 refused or not wholly done, 64 wrong call.
+Exit codes: 0 done, 1 refused or not wholly done, 3 keys, store or database are not to be used, 64 wrong call.
 """
 
 from __future__ import annotations

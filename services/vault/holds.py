@@ -98,7 +98,8 @@ class Holds:
         query = query.where(col(Hold.id) < after) if after else query
         async with self._engine.connect() as db:
             rows = (await db.execute(query)).all()
-            told = [_told(row, await _recordings(db, row.id), 0, 0) for row in rows[:limit]]
+            counted = [(row, await tallies.of_hold(db, row.id)) for row in rows[:limit]]
+        told = [_told(row, counts.recordings, counts.objects, counts.settled) for row, counts in counted]
         return wire.Holds(holds=told, next=told[-1].id if len(rows) > limit else None)
 
     async def retention_of(self, recording: UUID) -> wire.RetentionState:

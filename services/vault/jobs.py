@@ -30,7 +30,10 @@ class Told:
         self._engine, self._alarms, self._also = engine, alarms, also or {}
 
     async def died(self, kind: str, subject: str, reason: str) -> None:
-        detail = f"后台任务多次重试仍然失败（{reason}），已停止重试，须有人处理后重新执行。"
+        if subject == jobs.EVERY:
+            detail = f"周期任务连续失败（{reason}），仍在重试；原因见日志，恢复后告警自行解除。"
+        else:
+            detail = f"后台任务多次重试仍然失败（{reason}），已停止重试，须有人处理后重新执行。"
         await self._alarms.sound(_DEAD, f"{kind}/{subject}", detail)
         if kind in self._also:
             await self._also[kind](subject)

@@ -24,7 +24,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlmodel import col
 
-from services.jobs import Jobs
+from services.jobs import Jobs, Streak
 from services.vault import database, errors, jobs, keys, minutes, succession
 from services.vault import retention as retention_
 from services.vault.absence import Absence
@@ -64,6 +64,7 @@ from services.vault.writes import OwnWrites
 _log = logging.getLogger("quancheng.vault")
 _SEQUENCE_SECONDS, _TIDY_SECONDS, _STAMP_SECONDS, _KEYS_SECONDS, _PRUNE_SECONDS = 1.0, 5.0, 2.0, 1.0, 10.0
 _LONGEST_WAIT = 8.0
+_REFUSES = "witness-refuses"
 _LAPSE_SECONDS, _STRAYS_SECONDS = 60.0, 3600.0
 _EMPTY_ROOT = bytes.fromhex("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
 
@@ -115,8 +116,8 @@ class Vault:
         self.retention = Retention(engine, store, self.alarms, defaults=default)
         self.holds = Holds(engine, self.custodians, self.retention)
         self.disposer = Disposer(engine, store, own, self.sequencer, self.custodians, self.retention)
-        told = jobs.Told(engine, self.alarms, {PREPARE: preparer.gave_up})
-        self.jobs = Jobs(settings.dsn.get_secret_value(), jobs.SCHEMA, told)
+        self._told = jobs.Told(engine, self.alarms, {PREPARE: preparer.gave_up})
+        self.jobs = Jobs(settings.dsn.get_secret_value(), jobs.SCHEMA, self._told)
         self.jobs.every("tidy", _TIDY_SECONDS, self._tidy)
         self.jobs.every("sweep", settings.sweep_every_seconds, self._sweep)
         self.jobs.every("stamp", _STAMP_SECONDS, self._stamp)
@@ -260,6 +261,8 @@ class Vault:
     async def _look(self) -> None:
         await asyncio.sleep(self._watch_seconds)
         await self.watch.look()
+        for name, reason in (await self.checkpoints.refusals()).items():
+            await self.alarms.settle(_REFUSES, name, reason)
 
     async def _look_at_keys(self) -> None:
         await asyncio.sleep(_KEYS_SECONDS)
@@ -273,17 +276,18 @@ class Vault:
         await self.absence.look()
 
     async def _repeat(self, step: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
-        wait = _SEQUENCE_SECONDS
+        streak, wait = Streak(self._told, name), _SEQUENCE_SECONDS
         while True:
             try:
                 await step()
+                await streak.worked()
                 wait = _SEQUENCE_SECONDS
-            except asyncio.CancelledError:
-                raise
             except Exception as error:
                 # A store that is full or away for long fills nobody's log with what the alarm says.
                 known = isinstance(error, errors.StoreUnavailable)
                 _log.error("%s failed and will be tried again: %r", name, error, exc_info=not known)
+                if not known:
+                    await streak.failed(error)
                 await asyncio.sleep(wait)
                 wait = min(2 * wait, _LONGEST_WAIT)
 

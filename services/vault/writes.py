@@ -4,7 +4,8 @@
         await publisher.publish()
 
 What fails is repeated from the rows by whoever called; here it becomes an alarm about what cannot be written, at once
-where the store is full and after ten seconds where it gives no good answer, until the same has succeeded again.
+where the store is full or has something else in its place, and after ten seconds where it gives no good answer, until
+the same has succeeded again.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from contextlib import asynccontextmanager
 from typing import Literal
 
 from services.vault.alarms import Alarms
-from services.vault.errors import StoreFull, StoreUnavailable
+from services.vault.errors import StoredDiffers, StoreFull, StoreUnavailable
 
-FULL, AWAY = "store-full", "store-away"
+FULL, AWAY, FORKED = "store-full", "store-away", "store-forked"
 What = Literal["log", "manifests", "timestamps"]
 _AWAY_SECONDS, _AGAIN_SECONDS = 10.0, 60.0
 _NAMES: dict[What, str] = {"log": "日志", "manifests": "清单", "timestamps": "时间戳"}
@@ -37,9 +38,14 @@ class OwnWrites:
         except StoreUnavailable as error:
             await self._failed(what, error)
             raise
+        except StoredDiffers as error:
+            self._fine.discard(what)
+            detail = f"存储中已有的{_NAMES[what]}与证据库将写入的不同（{error}）：数据库可能不是原来的，或存储被改动"
+            await self._alarms.sound(FORKED, what, detail)
+            raise
         # Another process may have sounded it and died: the first success clears it, whoever sounded it.
         if what not in self._fine:
-            for kind in (FULL, AWAY):
+            for kind in (FULL, AWAY, FORKED):
                 await self._alarms.clear(kind, what)
             self._fine.add(what)
             self._failing.pop(what, None)

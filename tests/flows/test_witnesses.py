@@ -40,7 +40,7 @@ def witnesses(litewitness: Path) -> Iterator[list[Witness]]:
 @pytest.fixture(scope="module")
 def system(witnesses: list[Witness]) -> Iterator[System]:
     listed = json.dumps([{"url": one.url, "vkey": one.vkey} for one in witnesses])
-    policy = {"WITNESSES": listed, "WITNESSES_NEEDED": "2", "WITNESS_SECONDS": str(SECONDS)}
+    policy = {"WITNESSES": listed, "WITNESSES_NEEDED": "2", "WITNESS_SECONDS": str(SECONDS), "WATCH_SECONDS": "1"}
     settings = {f"QUANCHENG_VAULT_{name}": value for name, value in policy.items()}
     with running(None, settings=settings) as made:
         yield made
@@ -183,10 +183,20 @@ async def test_a_witness_that_saw_another_history_does_not_cosign_and_is_named(
     state = await until(vault, lambda state: state.witnesses[0].reason)
     assert state.witnesses[0].reason == "inconsistent"
     witnesses[0].remembers(10**6, root)
+    await standing(vault, 1)
     state = await until(vault, lambda state: state.witnesses[0].reason == "ahead")
     assert not state.meets_policy
+    await standing(vault, 1)
     witnesses[0].remembers(size, root)
     await until(vault, lambda state: state.meets_policy)
+    await standing(vault, 0)
+
+
+async def standing(vault: VaultClient, wanted: int) -> None:
+    """As many alarms tell that a witness knows another history."""
+    async with asyncio.timeout(20):
+        while sum(one.kind == "witness-refuses" for one in (await vault.alarms(200)).alarms) != wanted:
+            await asyncio.sleep(0.2)
 
 
 async def test_witnesses_go_on_cosigning_while_the_logs_key_is_rotated(

@@ -54,6 +54,8 @@ async def test_an_object_that_is_gone_keeps_no_other_from_being_held(room: Room)
             await asyncio.sleep(0.2)
     assert (await stored(room, sealed.keys[-1])).held
     assert await room.told(DIFFERS, found.key)
+    listed = (await room.client.holds(active=True)).holds
+    assert [one for one in listed if one.id == hold] == [await room.client.hold_state(hold)]
 
 
 async def test_a_hold_is_placed_though_its_job_died(room: Room) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import secrets
 import signal
@@ -208,6 +209,36 @@ async def test_one_worker_at_a_time_does_what_recurs(dsn: str, kind: str, tmp_pa
     await until(lambda: did["b"] > 2)
     second.cancel()
     await asyncio.gather(second, return_exceptions=True)
+
+
+async def test_what_recurs_and_fails_again_and_again_waits_longer_and_is_told_until_it_works(
+    dsn: str, kind: str, tmp_path: Path
+) -> None:
+    works, times = False, []
+
+    async def step() -> None:
+        times.append(asyncio.get_running_loop().time())
+        if not works:
+            raise ValueError("made to fail")
+
+    queue = Jobs(dsn, "vault", Told(tmp_path), longest=1.0)
+    queue.every(kind, 0.01, step)
+    working = asyncio.create_task(queue.work())
+    await until((tmp_path / "every.died").exists)
+    assert (tmp_path / "every.died").read_text() == "ValueError"
+    assert len(times) == 8
+    waits = [after - before for before, after in itertools.pairwise(times)]
+    assert waits[-1] > 4 * waits[1]
+    (tmp_path / "every.died").unlink()
+    await until(lambda: len(times) == 10)
+    assert not (tmp_path / "every.died").exists() and not (tmp_path / "every.told-done").exists()
+    works = True
+    await until((tmp_path / "every.told-done").exists)
+    (tmp_path / "every.told-done").unlink()
+    await until(lambda: len(times) > 20)
+    assert not (tmp_path / "every.told-done").exists()
+    working.cancel()
+    await asyncio.gather(working, return_exceptions=True)
 
 
 async def test_an_empty_queue_is_looked_at_seldom(engine: AsyncEngine, dsn: str, kind: str, tmp_path: Path) -> None:

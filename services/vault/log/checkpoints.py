@@ -17,7 +17,16 @@ from sqlmodel import col
 from services.vault.contract import wire
 from services.vault.log import tree
 from services.vault.log.sequencer import tiles_for
-from services.vault.log.witnesses import LONGEST_PAUSE, Away, Policy, Witnesses, name_of, pause
+from services.vault.log.witnesses import (
+    AHEAD,
+    INCONSISTENT,
+    LONGEST_PAUSE,
+    Away,
+    Policy,
+    Witnesses,
+    name_of,
+    pause,
+)
 from services.vault.models import Cosignature, LogCheckpoint, LogHead, Rebuild, WitnessRecord
 from services.vault.settings import Witness
 
@@ -114,6 +123,16 @@ class Checkpoints:
         async with self._engine.connect() as db:
             tiles = await tiles_for(db, tree.path(old - 1) | tree.right_edge(size))
         return tree.consistency_proof(old, size, tiles.__getitem__)
+
+    async def refusals(self) -> dict[str, str]:
+        """By each witness's name, in Chinese, why it must be looked into that it does not cosign; empty where it need
+        not: it cosigns, or is merely away."""
+        names = [name_of(witness) for witness in self.policy.witnesses]
+        async with self._engine.connect() as db:
+            query = select(col(WitnessRecord.witness)).where(col(WitnessRecord.reason).in_((AHEAD, INCONSISTENT)))
+            refusing = set(await db.scalars(query))
+        told = "它拒绝联署：它见过的检查点与本日志不一致，或比本日志长。数据库可能是旧备份，或日志有两个版本"
+        return {name: told if name in refusing else "" for name in names}
 
     async def state(self, stamps: wire.StampState) -> wire.LogState:
         async with self._engine.connect() as db:

@@ -38,7 +38,9 @@ from services.vault.settings import Witness
 _log = logging.getLogger("quancheng.vault.witnesses")
 LONGEST_PAUSE = 60
 _ANSWER_BYTES = 64 * 1024
-_REASONS = {403: "forbidden", 404: "unknown-log", 422: "inconsistent"}
+AHEAD, INCONSISTENT = "ahead", "inconsistent"
+"""Why a witness does not cosign where it is not away: it knows another history."""
+_REASONS = {403: "forbidden", 404: "unknown-log", 422: INCONSISTENT}
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def _told_size(body: bytes, ours: Checkpoint, witness: Witness) -> int:
             text,
             ours.size,
         )
-        raise Away("ahead")
+        raise Away(AHEAD)
     return int(text)
 
 
