@@ -98,6 +98,13 @@ class System:
         return self.folder / f"quancheng-{export['id']}"
 
 
+def next_minute(system: System) -> None:
+    """What was queued lies in the past, each in a minute of its own."""
+    system.stack.postgres.run_sql(
+        "UPDATE vault.timestamps SET minute = '2000-01-01Z'::timestamptz + size * interval '1 min'"
+    )
+
+
 def terminal_argv(command: str, home: Path, *arguments: str) -> list[str]:
     progress = [] if command == "enroll" else ["--progress", "json"]
     return [sys.executable, "-m", "services.terminal", command, "--home", str(home), *arguments, *progress]

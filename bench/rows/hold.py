@@ -26,7 +26,7 @@ from deploy.local.processes import ROOT
 from services.vault.contract import wire
 from services.vault.contract.client import VaultClient
 from services.vault.contract.verify import key_id
-from services.vault.retention import AT_ONCE
+from services.vault.many import AT_ONCE
 from tests.rooms.orders import keeper, order, signed
 
 _PUTS = 16

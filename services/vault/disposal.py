@@ -4,11 +4,11 @@
 
 1. The order is authorized by the vault itself (`custodians`).
 2. Each recording is looked at alone, under its row's lock: its term has ended and its locks have lapsed, no hold
-   covers it, nothing of it is open, asked for, unsealed or still to be told in the log, the clocks agree. What fails
-   is named and stays as it is.
+   covers it, nothing of it is open, asked for, unsealed or still to be told in the published log, the clocks agree.
+   What fails is named and stays as it is.
 3. In the same transaction the recording becomes *disposing*, and the statement of its disposal enters the log.
-4. Once that statement stands under a signed checkpoint the media is deleted, version by version, by an identity
-   that the serving vault does not have. The store refuses what is locked or held, whatever the rows say.
+4. Once that statement is published, so that the bucket itself says why, the media is deleted, version by version, by
+   an identity that the serving vault does not have. The store refuses what is locked or held, whatever the rows say.
 5. A signed tombstone is sealed in its place and the recording is *disposed*. Its manifests, receipts and statements
    stay: they prove what there was, and tell nobody what it showed.
 
@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, union, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlmodel import col
@@ -36,7 +36,7 @@ from services.vault.custodians import Authorized, Custodians, remember
 from services.vault.keyring import Keyring
 from services.vault.log import statement
 from services.vault.log.sequencer import Sequencer, enter
-from services.vault.models import LogPending, Manifest, Recording, Segment, Tombstone
+from services.vault.models import LogEntry, LogHead, Manifest, Recording, Segment, Tombstone
 from services.vault.retention import FARTHEST, Retention, covered, keep, keep_manifests
 from services.vault.stores.conformance import MAX_DRIFT
 from services.vault.stores.port import Shredder, Store
@@ -123,10 +123,14 @@ class Disposer:
         assert act is not None
         # 4. Delete.
         try:
-            await self._sequencer.settled(act)
+            await self._sequencer.published(act)
             await self._shred(recording, shredder)
         except errors.LogUnavailable:
             return Outcome(recording, False, "已登记，等待日志签署；请在证据库运行时重新执行本指令")
+        except errors.NotPublishedYet:
+            return Outcome(
+                recording, False, "已登记，日志尚未公布到存储，未删除任何内容；请在公布恢复后重新执行本指令"
+            )
         except (errors.StillLocked, errors.StoreUnavailable) as error:
             return Outcome(recording, False, f"已登记，尚未删完（{error.title}）；请稍后重新执行本指令")
         # 5. The tombstone.
@@ -259,6 +263,14 @@ async def _open_business(db: AsyncConnection, recording: UUID, now: datetime) ->
     unsealed = unsealed.where(col(Manifest.recording_id) == recording, col(Manifest.version).is_(None))
     if await db.scalar(unsealed):
         return "清单尚未封存"
-    acts = select(col(Manifest.act)).where(col(Manifest.recording_id) == recording)
-    pending = select(func.count()).select_from(LogPending).where(col(LogPending.act).in_(acts))
-    return "清单的日志记录尚待签署" if await db.scalar(pending) else ""
+    told = union(
+        select(col(Manifest.act)).where(col(Manifest.recording_id) == recording),
+        *(
+            select(act).where(mine, act.is_not(None))
+            for act in (col(Segment.statement_act), col(Segment.conflict_act))
+        ),
+    ).subquery()
+    published = select(col(LogHead.published_size)).scalar_subquery()
+    public = select(LogEntry).where(col(LogEntry.act) == told.c.act, col(LogEntry.position) < published).exists()
+    unpublished = await db.scalar(select(func.count()).select_from(told).where(~public))
+    return "清单或片段的日志记录尚未公布" if unpublished else ""

@@ -256,6 +256,10 @@ class LogUnavailable(VaultError):
     status, slug, title = 503, "log-unavailable", "日志暂时无法登记，操作尚未生效，请稍后重试。"
 
 
+class NotPublishedYet(VaultError):
+    status, slug, title = 503, "not-published-yet", "日志已经登记，尚未公布到存储，请稍后重试。"
+
+
 class StoreUnfit(Exception):
     """The store does not keep its promises: the vault refuses to serve. The message names what gave way."""
 

@@ -13,13 +13,12 @@ possible. What is under a hold is flagged in the store and locked for a year ahe
    no other back.
 3. When to look next.
 
-Once a month the store is asked of every held object whether it is as it was asked (`reconcile`, a job); what is not
-sounds an alarm, and its recording is settled again.
+Once a month the store is asked of every held object whether it is flagged and locked as it was asked (`reconcile`, a
+job); what is not sounds an alarm, is locked again as far as is on record, and its recording is settled again.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -32,7 +31,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlmodel import col
 from uuid_utils.compat import uuid7
 
-from services.vault import errors, jobs, tallies
+from services.vault import errors, jobs, many, tallies
 from services.vault.alarms import Alarms
 from services.vault.contract import wire
 from services.vault.log import statement
@@ -50,7 +49,7 @@ RENEW_BEFORE = timedelta(days=90)
 _HELD_EVERY = timedelta(days=30)
 _SLACK = timedelta(days=1)
 _LIVE_EVERY = timedelta(seconds=30)
-_BATCH, AT_ONCE = 512, 16
+_BATCH = 512
 LATER = timedelta(hours=1)
 """When what was entered as a job is entered again, where no job has been done by then."""
 
@@ -168,25 +167,32 @@ class Retention:
         await self._look_next(recording, now, held=bool(row.held))
 
     async def reconcile(self, subject: str) -> None:
-        """A held object whose flag is gone, or that is gone itself, is an alarm; its recording is settled again. The
-        alarm stands until the object is found held again, or no hold covers it any more."""
+        """A held object whose flag is gone, whose lock ends before the date on record, or that is gone itself, is an
+        alarm. The alarm stands until the object is found as it should be, or no hold covers it any more."""
         recording = UUID(subject)
         gone: list[Any] = []
         fine: list[str] = []
 
         async def look(one: Any) -> None:
             found = await self._store.head(one.key, one.version)
-            if found is not None and found.held:
+            short = found is not None and self._short(found, one)
+            if found is not None and found.held and not short:
                 fine.append(one.key)
                 return
             # A release may be clearing flags meanwhile: then the row has ceased to say held before the store did.
             async with self._engine.connect() as db:
                 if not await db.scalar(_STILL_HELD[one.part], _named(one) | {"recording": recording}):
                     return
-            told = "存储中已没有这一版本" if found is None else "存储中的留存标志已被清除，已重新设置"
-            await self._alarms.sound(HOLD_MISSING, one.key, told)
-            if found is not None:
+            told = [] if found is not None else ["存储中已没有这一版本"]
+            if found is not None and not found.held:
+                told.append("存储中的留存标志已被清除，已重新设置")
                 gone.append(one)
+            if found is not None and short:
+                ends = wire.rfc3339(found.retain_until) if found.retain_until else "没有期限"
+                told.append(f"存储中的锁定（{ends}）早于登记的 {wire.rfc3339(one.retain_until)}，已重新延长")
+            await self._alarms.sound(HOLD_MISSING, one.key, "；".join(told))
+            if short:
+                await self._store.extend(one.key, one.version, one.retain_until)
 
         await self._each(recording, {"which": "held"}, look, None)
         for start in range(0, len(fine), _BATCH):
@@ -195,6 +201,14 @@ class Retention:
             async with self._engine.begin() as db:
                 await _flags(None)(db, gone, {"recording": recording})
                 await jobs.enter(db, SETTLE, subject)
+
+    def _short(self, found: StoredObject, one: Any) -> bool:
+        """Whether the store tells of a lock that ends before the date on record, which is still to come."""
+        until = one.retain_until
+        if self._store.lock == "none" or until is None or until <= datetime.now(UTC):
+            return False
+        ends = found.retain_until if found.lock == self._store.lock else None
+        return ends is None or ends < until.replace(microsecond=0)
 
     async def enter_due(self, *, limit: int = 500) -> int:
         """Enter a job for each recording whose locks are to be looked at; returns how many there were."""
@@ -221,7 +235,7 @@ class Retention:
         query = select(KeptFile).where(col(KeptFile.retain_until) < now + RENEW_BEFORE)
         async with self._engine.connect() as db:
             rows = (await db.execute(query.order_by(col(KeptFile.retain_until)).limit(limit))).all()
-        done, missing, failed = await _all(rows, lambda one: self._store.extend(one.key, one.version, until))
+        done, missing, failed = await many.each(rows, lambda one: self._store.extend(one.key, one.version, until))
         async with self._engine.begin() as db:
             these = col(KeptFile.key).in_([row.key for row in done])
             await db.execute(update(KeptFile).where(these).values(retain_until=until))
@@ -262,14 +276,14 @@ class Retention:
             if before and rows:
                 async with self._engine.begin() as db:
                     await before(db, rows, values)
-            done, missing, failed = await _all(rows, do)
+            done, missing, failed = await many.each(rows, do)
             if mark and done:
                 async with self._engine.begin() as db:
                     await mark(db, done, values)
             for one in missing:
                 await self._alarms.sound(DIFFERS, one.key, f"存储中已没有版本 {one.version}")
             failures += failed
-            if len(failed) >= AT_ONCE or (failures and not rows):
+            if len(failed) >= many.AT_ONCE or (failures and not rows):
                 raise failures[0]
             if not rows:
                 return
@@ -338,32 +352,6 @@ async def keep_manifests(db: AsyncConnection, recording: UUID) -> None:
         WHERE recording_id = :recording AND version IS NOT NULL ON CONFLICT DO NOTHING
     """
     await db.execute(text(rows), {"recording": recording})
-
-
-async def _all(
-    rows: Sequence[Any], do: Callable[[Any], Awaitable[None]]
-) -> tuple[list[Any], list[Any], list[Exception]]:
-    """At most `AT_ONCE` at a time: those that are done, those that are not in the store, and what else failed. After
-    as many failures the rest is left, since the store is away then."""
-    waiting = iter(rows)
-    done: list[Any] = []
-    missing: list[Any] = []
-    failed: list[Exception] = []
-
-    async def work() -> None:
-        for row in waiting:
-            try:
-                await do(row)
-                done.append(row)
-            except errors.NotInStore:
-                missing.append(row)
-            except Exception as error:
-                failed.append(error)
-            if len(failed) >= AT_ONCE:
-                return
-
-    await asyncio.gather(*(work() for _ in range(AT_ONCE)))
-    return done, missing, failed
 
 
 def _named(one: Any) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -70,7 +72,8 @@ def environment(service: dict[str, Any]) -> dict[str, str]:
 
 
 def test_what_is_needed_is_there_and_in_order(services: dict[str, Any]) -> None:
-    assert set(services) == {"postgres", "minio", "setup", "vault", "worker", "api", "api-worker", "proxy"}
+    assert set(services) == {"postgres", "minio", "setup", "vault", "worker", "api", "api-worker", "proxy", "admin"}
+    assert {name for name, service in services.items() if "profiles" in service} == {"admin"}
     for name, service in services.items():
         assert ("build" in service) != bool(re.fullmatch(r"[a-z]+:\d+(\.\d+)+-[a-z]+", service["image"])), name
         for needed in service.get("depends_on", {}):
@@ -84,7 +87,8 @@ def test_only_the_proxy_is_reachable_from_outside(services: dict[str, Any], fold
     networks = rendered(folder)["networks"]
     assert {name for name, service in services.items() if "ports" in service} == {"proxy"}
     open_ = {name for name, network in networks.items() if not network.get("internal")}
-    assert {name for name, s in services.items() if open_ & set(s["networks"])} == {"proxy"}
+    joined = {name: {each for each, s in services.items() if name in s["networks"]} for name in open_}
+    assert joined == {"outer": {"proxy"}, "egress": {"vault", "worker"}}
     assert "data" not in services["proxy"]["networks"]
     caddy = (ROOT / "deploy" / "proxy" / "Caddyfile").read_text()
     assert re.findall(r"reverse_proxy (\S+)", caddy) == ["vault:8101", "api:8100", "minio:80"]
@@ -101,9 +105,9 @@ def test_no_secret_is_written_down_and_none_has_a_default(services: dict[str, An
     assert again["vault.env"] != (folder / "vault.env").read_bytes()
     assert secrets.main([str(folder), HOST, STORE]) == 1
     given = {name: set(environment(service)) for name, service in services.items()}
-    # Who may delete versions, and the owner of the tables, are the setup's alone.
+    # Who may delete versions, and the owner of the tables, are known to what runs for one command alone.
     for name, names in given.items():
-        assert name == "setup" or not any("DISPOSE" in each or "OWNER_DSN" in each for each in names)
+        assert name in {"setup", "admin"} or not any("DISPOSE" in each or "OWNER_DSN" in each for each in names)
     assert not given["api"] & given["vault"]
 
 
@@ -115,6 +119,51 @@ def test_containers_have_as_little_as_they_need(services: dict[str, Any]) -> Non
             assert service["read_only"] is True and service["cap_drop"] == ["ALL"], name
         if service["restart"] == "unless-stopped":
             assert service["mem_limit"] and service["logging"]["options"]["max-size"], name
+
+
+def by_hand(page: str) -> list[tuple[list[str], list[str]]]:
+    """The `docker compose run` lines of a page: their options, and what runs in the service."""
+    text = (ROOT / "docs" / page).read_text().replace("\\\n", "")
+    lines = [shlex.split(line) for line in re.findall(r"^docker compose .* run .*$", text, re.M)]
+    found = []
+    for line in lines:
+        at = line.index("admin")
+        assert line[:5] == ["docker", "compose", "--env-file", "/srv/quancheng/.env", "run"]
+        found.append((line[5:at], line[at + 1 :]))
+    return found
+
+
+def test_what_the_pages_run_by_hand_has_what_it_needs(services: dict[str, Any], folder: Path) -> None:
+    admin, given = services["admin"], environment(services["admin"])
+    assert [volume.split(":")[1] for volume in admin["volumes"]] == [
+        given["QUANCHENG_VAULT_KEYS"],
+        given["QUANCHENG_VAULT_KEYS_PASSPHRASE_FILE"],
+    ]
+    assert admin["networks"] == ["data"]
+    for options, command in by_hand("holds.md"):
+        (mounted,) = [option for option in options if ":" in option]
+        assert command[:4] == ["python", "-m", "services.vault", "dispose"]
+        assert command[-1] == mounted.split(":")[1]
+        assert {f"QUANCHENG_STORE_DISPOSE_{part}_KEY" for part in ("ACCESS", "SECRET")} <= set(given)
+    ((_, command),) = by_hand("recovery.md")
+    assert [name for name in re.findall(r"\$(\w+)", command[-1]) if name not in given] == []
+    assert len(by_hand("holds.md")) == 2 and len(by_hand("deploy.md")) == 1
+
+
+def test_the_image_can_make_the_secrets(tmp_path: Path) -> None:
+    dockerfile = (ROOT / "deploy" / "Dockerfile").read_text()
+    for sources, target in re.findall(
+        r"^COPY ((?:services|migrations|deploy)\S*(?: \S+)*) (\./\S*)$", dockerfile, re.M
+    ):
+        for source in sources.split():
+            into = tmp_path / target / (Path(source).name if target.endswith("/") else "")
+            into.parent.mkdir(parents=True, exist_ok=True)
+            (shutil.copytree if (ROOT / source).is_dir() else shutil.copy)(ROOT / source, into)
+    argv = [sys.executable, "-m", "deploy.secrets", str(tmp_path / "made"), HOST, STORE]
+    environment = {"PATH": os.defpath, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(argv, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "made" / ".env").exists()
 
 
 # --- by hand ---
@@ -240,5 +289,20 @@ async def test_the_same_commands_with_the_same_environment_seal_and_hold(
                 while "后台任务已开始" not in hand.log("api-worker"):
                     assert api_worker.poll() is None, hand.log("api-worker")
                     await asyncio.sleep(0.1)
+        told = {"deploy.md": (0, "证据库 "), "recovery.md": (3, "证据库仍在运行"), "holds.md": (1, "signed.json")}
+        for page, (code, word) in told.items():
+            _, argv = by_hand(page)[0]
+            argv = [sys.executable if part == "python" else part for part in argv]
+            done = await asyncio.to_thread(
+                subprocess.run,
+                argv,
+                env=hand.environment("admin"),
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                timeout=120,
+                check=False,
+            )
+            assert (done.returncode, word in done.stdout + done.stderr) == (code, True), done.stdout + done.stderr
         for name in ("vault", "worker", "api", "api-worker"):
             assert "Traceback" not in hand.log(name), hand.log(name)

@@ -24,7 +24,7 @@ from services.vault.contract import verify, wire
 from services.vault.contract.client import VaultClient
 from services.vault.keys import read_passphrase
 from tests.peers.authority import Authority
-from tests.system import System, running
+from tests.system import System, next_minute, running
 from tests.unit.bundles import relist
 
 
@@ -38,7 +38,7 @@ def authorities() -> Iterator[list[Authority]]:
 
 @pytest.fixture(scope="module")
 def system(authorities: list[Authority], minio_binary: Path) -> Iterator[System]:
-    listed = json.dumps([{"url": one.url, "certificate": str(one.certificate)} for one in authorities])
+    listed = json.dumps([one.listed for one in authorities])
     with running(minio_binary, settings={"QUANCHENG_VAULT_TSAS": listed}) as made:
         yield made
 
@@ -49,13 +49,6 @@ async def vault(system: System, authorities: list[Authority]) -> AsyncIterator[V
         one.mood = "well"
     async with system.vault() as client:
         yield client
-
-
-def next_minute(system: System) -> None:
-    """What was queued lies in the past, each in a minute of its own."""
-    system.stack.postgres.run_sql(
-        "UPDATE vault.timestamps SET minute = '2000-01-01Z'::timestamptz + size * interval '1 min'"
-    )
 
 
 def rows(system: System, columns: str, where: str = "true") -> list[list[str]]:

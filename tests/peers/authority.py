@@ -43,6 +43,10 @@ class Authority:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_port}/tsa"
 
+    @property
+    def listed(self) -> dict[str, str]:
+        return {"url": self.url, "certificate": str(self.certificate)}
+
     def __enter__(self) -> Self:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         return self

@@ -26,12 +26,13 @@ from services.vault import minutes
 from services.vault.contract import wire
 from services.vault.contract.verify import key_id
 from services.vault.stores import open_store
+from tests.peers.authority import Authority
 from tests.rooms.custody import command_line
 from tests.rooms.orders import ORIGIN, keeper, order, signed
 from tests.rooms.sealed import Room, ask, room_of, seal, settings_of
 from tests.rooms.test_series import seal as seal_version
 from tests.rooms.test_series import version
-from tests.system import System, running
+from tests.system import System, next_minute, running
 
 _TABLES = """
     SELECT string_agg(format('vault.%I', relname), ', ') FROM pg_class
@@ -52,6 +53,8 @@ NOT_TOLD = {
     "recordings": {"active_at", "renew_at"},
     "segments": {"ticket_at", "sweep_at"},
     "terms": {"place"},
+    "authorities": {"since"},
+    "timestamps": {"minute", "requested_at", "tries", "got_at", "sealed_at"},
 }
 NOT_TOLD |= {name: {"*"} for name in ("pgqueuer", "pgqueuer_log", "pgqueuer_schedules", "pgqueuer_statistics")}
 LOCAL_TELLS_NOT = {
@@ -71,9 +74,12 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="module", params=["local", "minio"])
-def losing(request: pytest.FixtureRequest) -> Iterator[System]:
+def losing(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     minio = request.getfixturevalue("minio_binary") if request.param == "minio" else None
-    with running(minio, settings=SETTINGS) as made:
+    with (
+        Authority(tmp_path_factory.mktemp("tsa") / "authority") as authority,
+        running(minio, settings=SETTINGS | {"QUANCHENG_VAULT_TSAS": json.dumps([authority.listed])}) as made,
+    ):
         for each in (FIRST, SECOND):
             done = vault_command(made, "enrol-custodian", each.name, each.public_text, role="quancheng_vault")
             assert done.returncode == 0, done.stderr
@@ -154,7 +160,7 @@ def _cut(found: re.Match[str]) -> str:
 
 
 async def told_and_published(room: Room) -> None:
-    """Everything sealed so far stands in the log, and the log in the store."""
+    """Everything sealed so far stands in the log, and the log in the store, stamped where there is an authority."""
     await minutes.state_minutes(room.engine, older_than=timedelta(minutes=-2))
     async with asyncio.timeout(60):
         while True:
@@ -162,8 +168,21 @@ async def told_and_published(room: Room) -> None:
                 waiting = await db.scalar(text("SELECT count(*) FROM vault.log_pending"))
                 head = (await db.execute(text("SELECT size, published_size FROM vault.log_head"))).one()
             if not waiting and head.size == head.published_size:
-                return
+                break
             await asyncio.sleep(0.1)
+        if (await room.client.log_state()).stamps.authorities:
+            await _stamped(room, head.size)
+
+
+async def _stamped(room: Room, size: int) -> None:
+    """Until that checkpoint lies in the store with its token: the vault asks for none after it."""
+    sealed = text("SELECT EXISTS (SELECT FROM vault.timestamps WHERE size >= :size AND sealed_at IS NOT NULL)")
+    while True:
+        next_minute(room.system)
+        async with room.engine.connect() as db:
+            if await db.scalar(sealed, {"size": size}):
+                return
+        await asyncio.sleep(0.5)
 
 
 @dataclass

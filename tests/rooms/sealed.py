@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -34,7 +35,10 @@ _PREFIX = "QUANCHENG_VAULT_"
 
 
 def settings_of(system: System, **changes: Any) -> Settings:
-    told = {k.removeprefix(_PREFIX).lower(): v for k, v in system.stack.vault_environment().items()}
+    told: dict[str, Any] = {
+        k.removeprefix(_PREFIX).lower(): json.loads(v) if v.startswith("[") else v
+        for k, v in system.stack.vault_environment().items()
+    }
     return Settings.model_validate(told | changes)
 
 

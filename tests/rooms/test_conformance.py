@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from minio.commonconfig import COMPLIANCE, GOVERNANCE
+from minio.commonconfig import COMPLIANCE, ENABLED, GOVERNANCE, Filter
+from minio.lifecycleconfig import Expiration, LifecycleConfig, NoncurrentVersionExpiration, Rule
 from minio.objectlockconfig import DAYS, ObjectLockConfig
 from minio.retention import Retention
 
@@ -135,6 +136,7 @@ PUT = ("PutObject", "PutObjectRetention")
 KEEP = (
     *("GetObject", "GetObjectVersion", "GetObjectRetention", "PutObjectRetention", "ListBucket"),
     *("ListBucketVersions", "GetBucketVersioning", "GetBucketObjectLockConfiguration"),
+    "GetLifecycleConfiguration",
 )
 TOO_MUCH = [
     ("put", "evidence", (*PUT, "GetObject"), {"put-get", "put-head", "put-copy"}),
@@ -142,6 +144,9 @@ TOO_MUCH = [
     ("put", "evidence", (*PUT, "DeleteObject"), {"put-delete", "put-bypass", "put-delete-many"}),
     ("put", "evidence", (*PUT, "PutObjectLegalHold"), {"put-hold", "put-hold-header"}),
     ("put", "evidence", (*PUT, "PutBucketVersioning"), {"put-versioning"}),
+    ("put", "evidence", (*PUT, "PutBucketPolicy"), {"put-policy"}),
+    ("put", "evidence", (*PUT, "PutLifecycleConfiguration"), {"put-lifecycle"}),
+    ("put", "evidence", (*PUT, "PutBucketTagging"), {"put-tagging"}),
     ("put", "log", PUT, {"put-log"}),
     ("put", "probe", PUT, {"put-probe"}),
     ("put", "evidence", ("PutObjectRetention",), {"put-puts"}),
@@ -149,6 +154,9 @@ TOO_MUCH = [
     ("keep", "evidence", (*KEEP, "DeleteObject"), {"keep-delete", "keep-bypass", "keep-delete-many"}),
     ("keep", "evidence", (*KEEP, "PutBucketVersioning"), {"keep-versioning"}),
     ("keep", "evidence", (*KEEP, "PutBucketObjectLockConfiguration"), {"keep-object-lock"}),
+    ("keep", "evidence", (*KEEP, "PutBucketPolicy"), {"keep-policy"}),
+    ("keep", "evidence", (*KEEP, "PutLifecycleConfiguration"), {"keep-lifecycle"}),
+    ("keep", "evidence", (*KEEP, "PutBucketTagging"), {"keep-tagging"}),
     ("keep", "log", ("DeleteObject",), {"keep-log-remove"}),
     ("keep", "probe", ("PutObject", "PutObjectRetention"), {"keep-probe"}),
     ("probe", "evidence", ("GetObject",), {"probe-get"}),
@@ -176,6 +184,51 @@ async def test_an_identity_that_may_do_more_or_less_than_is_its_own_is_found_out
     assert expected <= found
     assert all(slug.startswith(who) for slug in found), found
     assert house.versions("evidence") == house.versions("log") == {}
+
+
+@pytest.mark.parametrize(("who", "own"), [("put", PUT), ("keep", KEEP)])
+async def test_an_identity_that_may_remove_the_bucket_is_found_out(
+    minio: Minio, who: str, own: tuple[str, ...]
+) -> None:
+    import io
+
+    house = House(minio).set_up()
+    house.admin.put_object(house.bucket("evidence"), "it", io.BytesIO(b"it"), 2)
+    log = [_on(house.bucket("log"), "GetObject", "PutObject", "ListBucket")] if who == "keep" else []
+    house.allow(who, *log, _on(house.bucket("evidence"), *own, "DeleteBucket"))
+    assert f"{who}-bucket-delete" in await house.broken()
+    assert house.versions("evidence") == {"it": 1}
+
+
+@pytest.mark.parametrize(
+    "when",
+    [
+        {"expiration": Expiration(days=1)},
+        {"expiration": Expiration(date=datetime(2099, 1, 1, tzinfo=UTC))},
+        {"expiration": Expiration(expired_object_delete_marker=True)},
+        {"noncurrent_version_expiration": NoncurrentVersionExpiration(noncurrent_days=1)},
+    ],
+)
+async def test_a_bucket_whose_objects_expire_by_rule_is_named(minio: Minio, when: dict[str, Any]) -> None:
+    house = House(minio).set_up()
+    house.admin.set_bucket_lifecycle(
+        house.bucket("evidence"), LifecycleConfig([Rule(ENABLED, rule_filter=Filter(prefix=""), **when)])
+    )
+    found = await house.examine()
+    assert not found["bucket-evidence-lifecycle"].held
+    assert house.bucket("evidence") in found["bucket-evidence-lifecycle"].seen
+    store = house.store()
+    assert [one.slug for one in await conformance.configuration(store) if not one.held] == [
+        "bucket-evidence-lifecycle"
+    ]
+    await store.stop()
+
+
+async def test_an_identity_that_may_not_see_the_rules_is_told_what_to_do(minio: Minio) -> None:
+    house = House(minio).set_up()
+    log = _on(house.bucket("log"), "GetObject", "PutObject", "ListBucket")
+    house.allow("keep", log, _on(house.bucket("evidence"), *KEEP[:-1]))
+    assert "setup-store" in (await house.examine())["bucket-evidence-lifecycle"].seen
 
 
 async def test_a_bucket_that_is_open_to_strangers_is_found_out(minio: Minio) -> None:

@@ -44,6 +44,7 @@ from tests.rooms.custody import (
     stored,
     value,
 )
+from tests.rooms.losses import told_and_published
 from tests.rooms.orders import Keeper, keeper, order, signed
 from tests.rooms.sealed import Room, ask, settings_of
 
@@ -287,6 +288,31 @@ async def test_a_killed_disposal_goes_on_where_it_was(room: Room, tmp_path: Path
     assert await disposed(room, sealed.id) == 320
     assert (await room.client.tombstone(sealed.id)).tombstone.decoded()["segments"] == 320
     assert [each.key async for each in room.store.list(f"recordings/{sealed.id}/00")] == []
+
+
+async def test_media_is_deleted_once_the_store_tells_why(room: Room, tmp_path: Path) -> None:
+    told = await recorded(room, [b"told of in the store"])
+    await told_and_published(room)
+    state = "SELECT state FROM vault.recordings WHERE id = :id"
+    async with room.engine.connect() as plain:
+        db = await plain.execution_options(isolation_level="AUTOCOMMIT")
+        lock = "hashtext('quancheng-log-publish')"
+        await db.execute(text(f"SELECT pg_advisory_lock({lock})"))
+        untold = await recorded(room, [b"told of in the database alone"])
+        await lapsed(room, untold.id)
+        path = disposal(tmp_path, told.id, untold.id)
+        for _ in ("begun", "gone on with"):
+            done = await asyncio.to_thread(command, room.system, "dispose", str(path))
+            assert done.returncode == 1, done.stdout + done.stderr
+            assert "未删除任何内容" in done.stdout
+            assert "日志记录尚未公布" in done.stdout
+            assert [await value(room, state, each.id) for each in (told, untold)] == ["disposing", "closed"]
+            for each in (told, untold):
+                await stored(room, each.keys[0])
+        await db.execute(text(f"SELECT pg_advisory_unlock({lock})"))
+    await told_and_published(room)
+    done = await asyncio.to_thread(command, room.system, "dispose", str(path))
+    assert (done.returncode, "已销毁 2 项" in done.stdout) == (0, True), done.stdout + done.stderr
 
 
 async def disposed(room: Room, recording: UUID) -> int:

@@ -6,6 +6,7 @@ import asyncio
 import importlib
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from sqlalchemy import text
@@ -18,6 +19,7 @@ from services.vault.custodians import Custodians
 from services.vault.holds import Holds
 from services.vault.retention import HOLD_MISSING, RECONCILE, SETTLE, Retention
 from services.vault.sampling import DIFFERS
+from services.vault.stores import open_store
 from tests.rooms.custody import (
     FIRST,
     MISCOUNTED,
@@ -36,8 +38,9 @@ from tests.rooms.custody import (
     stored,
     value,
 )
+from tests.rooms.liar import LOCK, Answer, Gateway, Request, gateway, truthful
 from tests.rooms.orders import ORIGIN
-from tests.rooms.sealed import Room
+from tests.rooms.sealed import Room, settings_of
 
 __all__ = ["room", "short"]
 
@@ -205,6 +208,33 @@ async def test_a_flag_that_was_cleared_behind_the_vaults_back_is_an_alarm_and_is
     async with asyncio.timeout(30):
         while await room.told(HOLD_MISSING, sealed.keys[0]):
             await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize("short", ["minio"], indirect=True)
+async def test_a_lock_that_ends_before_the_date_on_record_is_an_alarm_and_is_extended_again(room: Room) -> None:
+    sealed, asked = await recorded(room, [b"shortened", b"left as it was"]), []
+    await settled(room, await placed(room, sealed.id), objects=3)
+    earlier = {f"{LOCK}retain-until-date": wire.rfc3339(datetime.now(UTC) + timedelta(days=200))}
+
+    def shortened(gate: Gateway, request: Request) -> Answer:
+        if request.method == "PUT" and "retention=" in request.query:
+            asked.append(urlsplit(request.target).path)
+        answer = gate.forward(request)
+        told = earlier if request.method == "HEAD" and sealed.keys[0] in request.target else {}
+        return Answer(answer.status, answer.headers | told, answer.body)
+
+    assert room.system.stack.minio
+    with gateway(room.system.stack.minio, shortened) as gate:
+        store = open_store(settings_of(room.system, s3_endpoint=gate.endpoint), b"x" * 32)
+        keeping = Retention(room.engine, store, room.alarms)
+        await keeping.reconcile(str(sealed.id))
+        assert "早于登记" in (await room.told(HOLD_MISSING, sealed.keys[0]) or "")
+        assert not await room.told(HOLD_MISSING, sealed.keys[1])
+        assert asked == [f"/quancheng-evidence/{sealed.keys[0]}"]
+        gate.lie = truthful
+        await keeping.reconcile(str(sealed.id))
+        await store.stop()
+    assert not await room.told(HOLD_MISSING, sealed.keys[0])
 
 
 async def test_a_killed_vault_goes_on_with_a_hold_of_many(room: Room) -> None:

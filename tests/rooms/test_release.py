@@ -68,6 +68,8 @@ async def test_a_flag_that_a_release_clears_meanwhile_is_not_set_again(room: Roo
     looks, released = asyncio.Event(), asyncio.Event()
 
     class Slow:
+        lock = room.store.lock
+
         async def head(self, key: str, version: str | None = None) -> StoredObject | None:
             looks.set()
             await released.wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import httpx
 import pytest
@@ -13,7 +14,7 @@ from uuid_utils.compat import uuid7
 from services.vault import jobs
 from services.vault.contract import wire
 from services.vault.retention import RENEWAL_FAILED, SETTLE, Retention, keep
-from services.vault.sealing import lock
+from services.vault.sealing import Sealing, lock
 from services.vault.service import Vault
 from services.vault.stores.port import StoredObject
 from tests.rooms.custody import (
@@ -47,6 +48,36 @@ async def test_locks_are_renewed_to_the_end_of_the_term_and_at_most_a_year(room:
         assert year is not None and timedelta(days=364) < year - datetime.now(UTC) <= timedelta(days=365)
         manifest = await stored(room, f"recordings/{near.id}/manifest-0000")
         assert manifest.retain_until == until
+
+
+async def test_a_recording_is_looked_at_ninety_days_before_its_first_locks_end(room: Room) -> None:
+    nobody: Any = None
+    begun, year = uuid7(), timedelta(days=365)
+    sealing = Sealing(room.engine, room.store, nobody, nobody, retention=year, sweep_after=year)
+    await sealing.open(begun, wire.OpenRecording(source=uuid7(), key_id=None, started_at=datetime.now(UTC)))
+    ahead = "SELECT renew_at - opened_at FROM vault.recordings WHERE id = :id"
+    assert await value(room, ahead, begun) == timedelta(days=275)
+
+
+async def test_locks_are_renewed_once_they_end_within_ninety_days(room: Room) -> None:
+    sealed = await recorded(room, [b"ends sooner", b"ends later"], close=False)
+    await room.client.set_term(sealed.id, wire.SetTerm(keep_until=None, basis="永久"))
+    locked = "SELECT retain_until FROM vault.segments WHERE recording_id = :id AND sequence = {}"
+    now = datetime.now(UTC)
+    async with asyncio.timeout(30):
+        while await value(room, locked.format(1), sealed.id) < now + timedelta(days=300):
+            await asyncio.sleep(0.1)
+    async with without_jobs(room, sealed.id):
+        days = "(89 + 11 * sequence) * interval '1 day'"
+        await change(
+            room, f"UPDATE vault.segments SET retain_until = now() + {days} WHERE recording_id = :id", sealed.id
+        )
+        later = await value(room, locked.format(1), sealed.id)
+        await Retention(room.engine, room.store, room.alarms).settle(str(sealed.id))
+    assert await value(room, locked.format(0), sealed.id) > now + timedelta(days=364)
+    assert await value(room, locked.format(1), sealed.id) == later
+    due = await value(room, "SELECT renew_at FROM vault.recordings WHERE id = :id", sealed.id)
+    assert due == later - timedelta(days=90)
 
 
 async def test_a_file_of_the_log_that_cannot_be_renewed_is_an_alarm_and_keeps_no_other_back(room: Room) -> None:

@@ -46,6 +46,7 @@ from services.vault.models import LogEntry, LogHead, LogPending, LogTile
 
 _BATCH = 1000
 _APPEND_SECONDS = 10.0
+_PUBLISH_SECONDS = 20.0
 _LOOK_SECONDS = 0.25
 _RECENT = 4 * _BATCH
 """Acts whose indexes this process remembers for who waits for them; the others are looked up."""
@@ -123,6 +124,19 @@ class Sequencer:
                 found |= {act: self._recent[act] for act in missing}
                 break
         return found
+
+    async def published(self, act: UUID) -> None:
+        """Wait until the store tells of this act, whatever becomes of the database. Raises LogUnavailable where it
+        has no index in ten seconds, NotPublishedYet where publishing has not come so far in twenty more."""
+        index = (await self.settled_all([act]))[act]
+        deadline = asyncio.get_running_loop().time() + _PUBLISH_SECONDS
+        while True:
+            async with self._engine.connect() as db:
+                if (await db.scalar(select(col(LogHead.published_size))) or 0) > index:
+                    return
+            if asyncio.get_running_loop().time() > deadline:
+                raise errors.NotPublishedYet
+            await asyncio.sleep(_LOOK_SECONDS)
 
     async def _sequenced_here(self, acts: set[UUID]) -> bool:
         """Whether this process has sequenced them all within `_LOOK_SECONDS`."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from cryptography import x509
+from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlmodel import col
 
 from services.vault.contract import verify
 from services.vault.models import AuthorityRecord, KeptFile, LogCheckpoint, Timestamp
@@ -94,14 +97,19 @@ class Files:
     async def _stamped(self, size: int, note: bytes, token: bytes, tsa: str, at: datetime) -> None:
         text, _, lines = note.decode().rpartition("\n\n")
         own = [line for line in lines.splitlines() if line.startswith(f"— {self._origin} ")]
-        row = {"size": size, "minute": at.replace(second=0, microsecond=0), "checkpoint": note}
-        row |= {"digest": hashlib.sha256(note).digest(), "requested_at": at, "tries": 1, "token": token}
-        row |= {"tsa": tsa, "stamped_at": at, "got_at": at, "sealed_at": at}
+        told: dict[str, Any] = {"checkpoint": note, "digest": hashlib.sha256(note).digest()}
+        told |= {"token": token, "next_try_at": None}
+        told |= {"tsa": tsa, "stamped_at": at, "got_at": at, "sealed_at": at}
+        # One that was asked for at a minute's end is stamped in the next one's, which may have its own.
+        minute, others = at.replace(second=0, microsecond=0), select(Timestamp).where(col(Timestamp.size) != size)
         async with self._engine.begin() as db:
             plain = "\n".join([text, "", *own, ""])
             fresh = insert(LogCheckpoint).values(size=size, note=plain, at=at)
             await db.execute(fresh.on_conflict_do_nothing())
-            await db.execute(insert(Timestamp).values(row).on_conflict_do_nothing())
+            while await db.scalar(select(others.where(col(Timestamp.minute) == minute).exists())):
+                minute -= timedelta(minutes=1)
+            row = insert(Timestamp).values(size=size, minute=minute, requested_at=at, tries=1, **told)
+            await db.execute(row.on_conflict_do_update(index_elements=["size"], set_=told))
 
     async def _read(self, key: str, version: str) -> bytes:
         return b"".join([chunk async for chunk in self._store.read(key, version)])

@@ -2,7 +2,8 @@
 
 For S3, in this order:
 
-1. The clocks agree within `MAX_DRIFT`, and the evidence and probe buckets are set to version and to lock.
+1. The clocks agree within `MAX_DRIFT`, the evidence and probe buckets are set to version and to lock, and no rule
+   lets evidence expire.
 2. The lock withstands an attack with full rights, on the probe bucket (`attacks.py`).
 3. *put*, *keep*, *probe* and strangers are denied everything on the evidence that is not theirs (`rights.py`).
 
@@ -13,6 +14,7 @@ that has shown that it refuses bytes which are not those of the ticket.
 from __future__ import annotations
 
 import asyncio
+import re
 from datetime import timedelta
 
 import httpx
@@ -30,6 +32,8 @@ MAX_DRIFT = timedelta(seconds=5)
 _SECONDS = 20.0
 """A healthy store needs a fraction of one second; a start does not wait longer than this."""
 _TOLD = 3
+_EXPIRES = re.compile(rb"<(?:Noncurrent\w*|AllVersions|DelMarker)?Expiration\b")
+"""Of versions, or of markers that hide them; an upload that was broken off may be cleared away by rule."""
 
 
 async def require(store: Store) -> None:
@@ -54,10 +58,11 @@ async def examine(store: Store) -> list[Finding]:
 
 
 async def configuration(store: Store) -> list[Finding]:
-    """Whether the evidence bucket still is set to version and to lock. Cheap: asked again while running."""
+    """Whether the evidence bucket still is set to version, to lock and to expire nothing. Cheap: asked again while
+    running."""
     findings = Findings()
-    if isinstance(store, S3Store):
-        await _configured(store, findings, "keep", "evidence")
+    if isinstance(store, S3Store) and await _configured(store, findings, "keep", "evidence"):
+        await _expires_nothing(store, findings)
     return findings.found
 
 
@@ -67,6 +72,7 @@ async def _examine_s3(store: S3Store) -> list[Finding]:
     far = abs(drift) > MAX_DRIFT
     findings.say("clock", "证据库与存储的时钟相差应不超过 5 秒", told_drift(drift) if far else "")
     ready = await _configured(store, findings, "keep", "evidence")
+    ready = ready and await _expires_nothing(store, findings)
     ready &= await _configured(store, findings, "probe", "probe")
     if ready and not far:
         try:
@@ -101,6 +107,17 @@ async def _configured(store: S3Store, findings: Findings, who: Who, bucket: Buck
     seen = f"{name} 的默认锁定方式是可以绕过的治理锁（GOVERNANCE）" if weak else ""
     findings.say(f"bucket-{bucket}-default", f"{name} 的默认锁定方式不应是治理锁", seen)
     return on and locks and not weak
+
+
+async def _expires_nothing(store: S3Store, findings: Findings) -> bool:
+    """A rule deletes what has lapsed without any order, and nobody is told."""
+    name = f"存储桶 {store.bucket('evidence')}"
+    rules, seen = await store.call("keep", "GET", "evidence", query="lifecycle="), ""
+    if rules.status_code == 403:
+        seen = f"keep 无权查看 {name} 的生命周期规则，请重新运行 setup-store"
+    elif rules.status_code != 404 and _EXPIRES.search(_told(rules)):
+        seen = f"{name} 有使对象到期删除的生命周期规则"
+    return findings.say("bucket-evidence-lifecycle", f"{name} 不应有使对象到期删除的生命周期规则", seen)
 
 
 def _told(response: httpx.Response) -> bytes:

@@ -1,7 +1,8 @@
 """What each of the store's identities is denied on the evidence, and the little that it must be allowed.
 
 Every request is harmless where it should succeed: it names an object that is not there, a version that was
-never given, bytes that do not fit their own checksum, or the setting that is in force already.
+never given, bytes that do not fit their own checksum, the setting that is in force already, a setting that cannot be
+read (400 where it is allowed), or the removal of a bucket that is not empty (409).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+from services.vault.errors import StoreUnavailable
 from services.vault.stores.attacks import (
     OTHER_BYTES,
     answered,
@@ -31,6 +33,7 @@ _BYPASS = {"x-amz-bypass-governance-retention": "true"}
 _VERSIONING = b"<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>"
 _LOCKING = b"<ObjectLockConfiguration><ObjectLockEnabled>Enabled</ObjectLockEnabled></ObjectLockConfiguration>"
 _HOLD = b"<LegalHold><Status>ON</Status></LegalHold>"
+_UNREADABLE = b"<"
 _EXTRACT = "x-amz-meta-snowball-auto-extract"
 """MinIO unpacks a tar that is put with this set, into any keys of the bucket; a ticket signs it as false."""
 _AT_ONCE = 8
@@ -77,8 +80,22 @@ async def examine_rights(store: S3Store, findings: Findings) -> None:
         return "" if answer.status_code in it.wanted else answered(answer)
 
     tries = [*_of_put(store.bucket("evidence")), *_of_keep(), *_of_probe(), *_of_strangers()]
+    if await _holds_something(store):
+        tries += [_removes(who) for who in ("put", "keep", "probe")]
     for it, told in zip(tries, await asyncio.gather(*map(seen, tries)), strict=True):
         findings.say(it.slug, it.claim, told)
+
+
+async def _holds_something(store: S3Store) -> bool:
+    """Whether a version lies among the evidence. An empty bucket would be gone where its removal is allowed."""
+    listed = await store.call("keep", "GET", "evidence", query="max-keys=1&versions=")
+    if refused(listed):
+        raise StoreUnavailable(f"listing the evidence answered {listed.status_code}")
+    return b"<Version>" in listed.content
+
+
+def _removes(who: Who) -> _Try:
+    return _Try(who, f"{who}-bucket-delete", f"{who} 应无权删除证据桶", "DELETE", key="")
 
 
 def _bad_put(**changes: str) -> dict[str, str]:
@@ -137,6 +154,9 @@ def _configures(who: Who) -> list[_Try]:
         for part, name, body in (
             ("versioning", "版本控制", _VERSIONING),
             ("object-lock", "对象锁定配置", _LOCKING),
+            ("policy", "访问策略", _UNREADABLE),
+            ("lifecycle", "生命周期规则", _UNREADABLE),
+            ("tagging", "标签", _UNREADABLE),
         )
     ]
 
