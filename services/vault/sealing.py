@@ -134,13 +134,20 @@ class Sealing:
             known = await _rows(db, recording, [(ask.sequence, ask.sha256) for ask in asks])
             beside = await _digests_per_sequence(db, recording, {ask.sequence for ask in asks})
             fresh: dict[tuple[int, str], dict[str, Any]] = {}
+            revived: set[tuple[int, str]] = set()
             # In one order everywhere, so that two exchanges over the same segments cannot block each other.
             for ask in sorted(asks, key=lambda ask: (ask.sequence, ask.sha256)):
                 name = (ask.sequence, ask.sha256)
-                full = beside[ask.sequence] >= wire.MAX_DIGESTS_PER_SEQUENCE
-                if name in known or name in fresh or full or not _suits(ask, kind):
+                lapsed = name in known and known[name].state == "lapsed" and name not in revived
+                if (name in known and not lapsed) or name in fresh or not _suits(ask, kind):
+                    continue
+                if beside[ask.sequence] >= wire.MAX_DIGESTS_PER_SEQUENCE:
+                    known.pop(name, None)
                     continue
                 beside[ask.sequence] += 1
+                if lapsed:
+                    revived.add(name)
+                    continue
                 fresh[name] = ask.model_dump() | {
                     "recording_id": recording,
                     "key": segment_key(recording, ask.sequence, ask.sha256),
@@ -354,10 +361,12 @@ def _named(recording: UUID, names: Sequence[tuple[int, str]]) -> ColumnElement[b
 
 
 async def _digests_per_sequence(db: AsyncConnection, recording: UUID, sequences: set[int]) -> Counter[int]:
-    """How many digests lie beside each other under each of these sequences."""
+    """How many digests lie beside each other under each of these sequences, or still may come: not those that were
+    asked for and never came."""
     query = (
         select(col(Segment.sequence), func.count())
         .where(col(Segment.recording_id) == recording, col(Segment.sequence).in_(sequences))
+        .where(col(Segment.state) != "lapsed")
         .group_by(col(Segment.sequence))
     )
     return Counter(dict((await db.execute(query)).all()))
