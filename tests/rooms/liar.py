@@ -128,7 +128,11 @@ def gateway(minio: Minio, lie: Callable[[Gateway, Request], Answer] = truthful) 
         def log_message(self, *_: object) -> None:
             return
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, *_: object) -> None:
+            """Who asked may be gone."""
+
+    server = Server(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     here.endpoint = f"127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
