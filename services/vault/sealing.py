@@ -19,6 +19,7 @@ No transaction is open while the store is spoken to.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -38,10 +39,12 @@ from services.vault.keyring import Keyring
 from services.vault.log import statement
 from services.vault.log.sequencer import enter
 from services.vault.models import Enrolment, Recording, Segment
+from services.vault.receipts import fits, receipt_payload, sealed_segment
 from services.vault.retention import RENEW_BEFORE, count_in
-from services.vault.stores.port import Store, StoredObject
+from services.vault.stores.port import Store
 from services.vault.watch import Watch
 
+_log = logging.getLogger("quancheng.vault.sealing")
 _HEADS_AT_ONCE = 16
 _CHECK_SECONDS = 12.0
 """For all of one message: a store that trickles makes its callers ask again, and keeps nobody else waiting."""
@@ -90,13 +93,16 @@ class Sealing:
     async def exchange(self, recording: UUID, request: wire.ExchangeRequest) -> wire.ExchangeResult:
         """Any number of asks and commits, each with its own outcome; one bad item spoils no other.
 
-        Raises ClockDrift where nothing else came of any of them: commits go on while tickets are stopped.
+        Raises ClockDrift or StoreUnavailable where nothing else came of any of them: commits go on while tickets are
+        stopped, and one object that the store does not tell of keeps nothing from the others.
         """
         asked, committed = await asyncio.gather(
             self._ask(recording, request.asks), self.commit(recording, request.commits, by_source=True)
         )
-        if asked and all(getattr(item, "slug", None) == errors.ClockDrift.slug for item in asked + committed):
-            raise errors.ClockDrift
+        came = {getattr(item, "slug", None) for item in asked + committed}
+        for nothing in (errors.ClockDrift, errors.StoreUnavailable):
+            if came == {nothing.slug}:
+                raise nothing
         return wire.ExchangeResult(
             tickets=[item for item in asked if isinstance(item, wire.Ticket)],
             sealed=[item for item in asked + committed if isinstance(item, wire.SealedSegment)],
@@ -127,13 +133,20 @@ class Sealing:
             known = await _rows(db, recording, [(ask.sequence, ask.sha256) for ask in asks])
             beside = await _digests_per_sequence(db, recording, {ask.sequence for ask in asks})
             fresh: dict[tuple[int, str], dict[str, Any]] = {}
+            revived: set[tuple[int, str]] = set()
             # In one order everywhere, so that two exchanges over the same segments cannot block each other.
             for ask in sorted(asks, key=lambda ask: (ask.sequence, ask.sha256)):
                 name = (ask.sequence, ask.sha256)
-                full = beside[ask.sequence] >= wire.MAX_DIGESTS_PER_SEQUENCE
-                if name in known or name in fresh or full or not _suits(ask, kind):
+                lapsed = name in known and known[name].state == "lapsed" and name not in revived
+                if (name in known and not lapsed) or name in fresh or not _suits(ask, kind):
+                    continue
+                if beside[ask.sequence] >= wire.MAX_DIGESTS_PER_SEQUENCE:
+                    known.pop(name, None)
                     continue
                 beside[ask.sequence] += 1
+                if lapsed:
+                    revived.add(name)
+                    continue
                 fresh[name] = ask.model_dump() | {
                     "recording_id": recording,
                     "key": segment_key(recording, ask.sequence, ask.sha256),
@@ -195,13 +208,12 @@ class Sealing:
         async with self._engine.connect() as db:
             rows = await _rows(db, recording, [(name.sequence, name.sha256) for name in names])
         # 4. Check.
-        checks = (self._check(rows.get((n.sequence, n.sha256)), n) for n in names)
-        try:
-            async with asyncio.timeout(_CHECK_SECONDS):
-                outcomes = await asyncio.gather(*checks)
-        except TimeoutError as error:
-            raise errors.StoreUnavailable(f"not all were looked at within {_CHECK_SECONDS:.0f} s") from error
+        until = asyncio.get_running_loop().time() + _CHECK_SECONDS
+        outcomes = await asyncio.gather(*(self._check(rows.get((n.sequence, n.sha256)), n, until) for n in names))
         receipts = [outcome for outcome in outcomes if isinstance(outcome, dict)]
+        untold = sum(getattr(outcome, "slug", None) == errors.StoreUnavailable.slug for outcome in outcomes)
+        if untold:
+            _log.warning("of %s objects of %s the store does not tell of %s", len(names), recording, untold)
         # 5. Receipt.
         if receipts:
             async with self._engine.begin() as db:
@@ -226,17 +238,23 @@ class Sealing:
             for name, outcome in zip(names, outcomes, strict=True)
         ]
 
-    async def _check(self, row: Row[Any] | None, name: wire.SegmentName) -> dict[str, Any] | wire.ItemProblem | None:
+    async def _check(
+        self, row: Row[Any] | None, name: wire.SegmentName, until: float
+    ) -> dict[str, Any] | wire.ItemProblem | None:
         """The values that seal this segment; None if it is sealed already."""
         if row is None:
             return _problem(name, errors.NotAsked)
         if row.state == "sealed":
             return None
-        async with self._heads:
-            stored = await self._store.head(row.key)
+        try:
+            async with asyncio.timeout_at(until), self._heads:
+                stored = await self._store.head(row.key)
+        except (TimeoutError, errors.StoreUnavailable) as error:
+            _log.debug("the store does not tell of %s: %r", row.key, error)
+            return _problem(name, errors.StoreUnavailable)
         if stored is None:
             return _problem(name, errors.NotStored)
-        if not _fits(row, stored, self._store.lock):
+        if not fits(row, stored, self._store.lock):
             return _problem(name, errors.StoredDiffers)
         sealed_at = datetime.now(UTC)
         envelope = self._keys.envelope(wire.RECEIPT_TYPE, receipt_payload(row, stored, sealed_at))
@@ -259,51 +277,6 @@ def segment_key(recording: UUID, sequence: int, sha256: str) -> str:
 def prefix_of(recording: UUID) -> str:
     """Where all that is sealed of a recording lies, its manifests too."""
     return f"recordings/{recording}/"
-
-
-def receipt_payload(row: Row[Any] | Segment, stored: StoredObject, sealed_at: datetime) -> dict[str, Any]:
-    metadata = {"metadata_sha256": row.metadata_sha256} if row.metadata_sha256 else {}
-    return metadata | {
-        "recording": str(row.recording_id),
-        "sequence": row.sequence,
-        "sha256": row.sha256,
-        "size": row.size,
-        "media": row.media,
-        "started_at": wire.rfc3339(row.started_at),
-        "duration_ms": row.duration_ms,
-        "monotonic_ms": row.monotonic_ms,
-        "asked_at": wire.rfc3339(row.asked_at),
-        "sealed_at": wire.rfc3339(sealed_at),
-        "store": {
-            "key": row.key,
-            "version": stored.version,
-            "lock": stored.lock,
-            "retain_until": wire.rfc3339(stored.retain_until) if stored.retain_until else None,
-        },
-    }
-
-
-def sealed_segment(row: Row[Any]) -> wire.SealedSegment:
-    receipt = wire.Envelope.model_validate(row.receipt)
-    return wire.SealedSegment(
-        sequence=row.sequence,
-        sha256=row.sha256,
-        size=row.size,
-        media=row.media,
-        started_at=row.started_at,
-        duration_ms=row.duration_ms,
-        received_at=row.asked_at,
-        sealed_at=row.sealed_at,
-        lock=receipt.decoded()["store"]["lock"],
-        receipt=receipt,
-    )
-
-
-def _fits(row: Row[Any], stored: StoredObject, lock: wire.Lock) -> bool:
-    until = stored.retain_until
-    locked = lock == "none" or (until is not None and until >= max(row.retain_until, datetime.now(UTC)))
-    same = (stored.size, stored.sha256, stored.lock) == (row.size, row.sha256, lock)
-    return same and locked and bool(stored.version)
 
 
 def _becomes_sealed(recording: UUID, number: int, receipt: dict[str, Any]) -> Any:
@@ -394,10 +367,12 @@ def _named(recording: UUID, names: Sequence[tuple[int, str]]) -> ColumnElement[b
 
 
 async def _digests_per_sequence(db: AsyncConnection, recording: UUID, sequences: set[int]) -> Counter[int]:
-    """How many digests lie beside each other under each of these sequences."""
+    """How many digests lie beside each other under each of these sequences, or still may come: not those that were
+    asked for and never came."""
     query = (
         select(col(Segment.sequence), func.count())
         .where(col(Segment.recording_id) == recording, col(Segment.sequence).in_(sequences))
+        .where(col(Segment.state) != "lapsed")
         .group_by(col(Segment.sequence))
     )
     return Counter(dict((await db.execute(query)).all()))

@@ -9,7 +9,8 @@ the intent lapses, and a new ask brings it back.
    may sweep, and what one that dies had claimed is due again when the lease is over.
 2. Look and seal: steps 4 and 5 of `sealing.py`, a few objects at once and at a steady pace, so that holders who
    wait for their receipts hardly notice.
-3. What was not there gets its next look, or lapses.
+3. What was not there gets its next look, or lapses. What the store did not tell of is due again when the lease is
+   over, and keeps none of the others waiting.
 
 `account_for` goes the other way, from the store to the rows, before a recording is closed.
 """
@@ -79,31 +80,34 @@ class Sweeper:
         self._alarms = alarms
 
     async def sweep(self) -> int:
-        """One batch; how many intents were due. A store that is away is asked again when the lease is over."""
+        """One batch; how many intents the store told of. What it does not tell of is asked again when the lease is
+        over, after all that is due before then, and never lapses."""
         # 1. Claim.
         async with self._engine.begin() as db:
             claimed = await db.execute(_CLAIM, {"batch": _BATCH, "lease": _LEASE})
             due = sorted(claimed.all(), key=lambda row: (row.recording_id, row.sequence, row.sha256))
+        told = 0
         for recording, rows in groupby(due, key=lambda row: row.recording_id):
             mine = list(rows)
             for start in range(0, len(mine), _AT_ONCE):
-                try:
-                    await self._look(recording, mine[start : start + _AT_ONCE])
-                except StoreUnavailable as error:
-                    _log.warning("the store is away, %s intents wait: %s", len(due), error)
-                    return 0
-        return len(due)
+                told += await self._look(recording, mine[start : start + _AT_ONCE])
+        if told < len(due):
+            _log.warning("of %s intents %s wait for the store", len(due), len(due) - told)
+        return told
 
-    async def _look(self, recording: UUID, rows: Sequence[Any]) -> None:
+    async def _look(self, recording: UUID, rows: Sequence[Any]) -> int:
+        """How many of them the store told of."""
         # 2. Look and seal.
         names = [wire.SegmentName(sequence=row.sequence, sha256=row.sha256) for row in rows]
         outcomes = await self._sealing.commit(recording, names)
-        problems = [one for one in outcomes if isinstance(one, wire.ItemProblem)]
-        for one in problems:
-            if one.slug == StoredDiffers.slug:
-                await self._account_for(recording, segment_key(recording, one.sequence, one.sha256))
+        slugs = {(one.sequence, one.sha256): one.slug for one in outcomes if isinstance(one, wire.ItemProblem)}
+        for name in [name for name, slug in slugs.items() if slug == StoredDiffers.slug]:
+            try:
+                await self._account_for(recording, segment_key(recording, *name))
+            except StoreUnavailable:
+                slugs[name] = StoreUnavailable.slug
         # 3. Later.
-        unsealed = {(one.sequence, one.sha256) for one in problems}
+        unsealed = {name for name, slug in slugs.items() if slug != StoreUnavailable.slug}
         waiting = [row for row in rows if (row.sequence, row.sha256) in unsealed]
         if waiting:
             told = {
@@ -117,6 +121,7 @@ class Sweeper:
                 await lock(db, recording)
                 await db.execute(_LATER, told)
         await asyncio.sleep(len(rows) / _LOOKS_PER_SECOND)
+        return len(rows) - sum(slug == StoreUnavailable.slug for slug in slugs.values())
 
     def _next_look(self, ticket_at: datetime, now: datetime) -> datetime | None:
         """Twice as long after the ticket as now; the last one when the whole time is over."""
@@ -142,7 +147,10 @@ class Sweeper:
         unsealed = [(row.sequence, row.sha256) for row in known.values() if row.state in ("asked", "lapsed")]
         for start in range(0, len(unsealed), _AT_ONCE):
             some = unsealed[start : start + _AT_ONCE]
-            await self._sealing.commit(recording, [wire.SegmentName(sequence=n, sha256=digest) for n, digest in some])
+            names = [wire.SegmentName(sequence=n, sha256=digest) for n, digest in some]
+            outcomes = await self._sealing.commit(recording, names)
+            if any(getattr(one, "slug", None) == StoreUnavailable.slug for one in outcomes):
+                raise StoreUnavailable
         if unsealed:
             known = await self._known(recording, page)
         now = datetime.now(UTC)

@@ -152,6 +152,24 @@ def test_a_commit_finds_what_came_after_the_intent_had_lapsed(hasty: System, ter
     recording.receipt(recording.commit(ask), ask)
 
 
+def test_digests_that_were_only_asked_for_shut_the_real_one_out_no_longer_than_they_are_looked_for(
+    hasty: System, terminal: HandTerminal
+) -> None:
+    recording, data = terminal.begin(), some_bytes()
+    garbage = [recording.segment(1, some_bytes()) for _ in range(wire.MAX_DIGESTS_PER_SEQUENCE)]
+    real = recording.segment(1, data)
+    for each in garbage:
+        assert recording.ask(each).tickets
+    assert [one.slug for one in recording.ask(real).problems] == ["too-many-digests"]
+    until(lambda: all(state_of(hasty, recording, each) == "lapsed" for each in garbage))
+    recording.seal_as(real, data)
+    # One that lapsed comes back only where there is room.
+    again = wire.ExchangeResult.model_validate_json(recording.exchange(asks=garbage).content)
+    assert (len(again.tickets), [one.slug for one in again.problems]) == (3, ["too-many-digests"])
+    refused = next(each for each in garbage if each.sha256 == again.problems[0].sha256)
+    assert state_of(hasty, recording, refused) == "lapsed"
+
+
 def test_many_at_once_are_all_found(hasty: System, terminal: HandTerminal) -> None:
     recording = terminal.begin()
     pieces = [some_bytes(32) for _ in range(40)]

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from minio.credentials.credentials import Credentials
@@ -18,6 +19,7 @@ from minio.signer import sign_v4_s3
 from minio.time import to_amz_date
 
 from deploy.local.minio import Minio
+from tests.system import System, free_ports, running
 
 LOCK = "x-amz-object-lock-"
 
@@ -51,11 +53,11 @@ class Gateway:
     """`lie(gateway, request)` answers every request; `forward` passes one on, `as_root` signs it anew for root."""
 
     def __init__(self, minio: Minio, lie: Callable[[Gateway, Request], Answer]):
-        self._minio, self.lie = minio, lie
+        self.minio, self.lie = minio, lie
         self.endpoint = ""
 
     def forward(self, request: Request) -> Answer:
-        connection = http.client.HTTPConnection(self._minio.endpoint, timeout=30)
+        connection = http.client.HTTPConnection(self.minio.endpoint, timeout=30)
         try:
             connection.putrequest(request.method, request.target, skip_host=True, skip_accept_encoding=True)
             for name, value in request.headers.items():
@@ -72,7 +74,7 @@ class Gateway:
         kept = {
             k: v for k, v in request.headers.items() if not k.startswith((*without, "authorization", "x-amz-date"))
         }
-        url = urlsplit(f"http://{self._minio.endpoint}{request.target}")
+        url = urlsplit(f"http://{self.minio.endpoint}{request.target}")
         payload, now = hashlib.sha256(request.body).hexdigest(), datetime.now(UTC)
         sent: dict[str, str | list[str] | tuple[str]] = {
             **kept,
@@ -82,7 +84,7 @@ class Gateway:
             "x-amz-content-sha256": payload,
             "content-length": str(len(request.body)),
         }
-        root = Credentials(self._minio.access_key, self._minio.secret_key)
+        root = Credentials(self.minio.access_key, self.minio.secret_key)
         signed = sign_v4_s3(
             method=request.method,
             url=url,
@@ -126,7 +128,11 @@ def gateway(minio: Minio, lie: Callable[[Gateway, Request], Answer] = truthful) 
         def log_message(self, *_: object) -> None:
             return
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, *_: object) -> None:
+            """Who asked may be gone."""
+
+    server = Server(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     here.endpoint = f"127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
@@ -137,3 +143,17 @@ def gateway(minio: Minio, lie: Callable[[Gateway, Request], Answer] = truthful) 
         server.shutdown()
         server.server_close()
         thread.join(10)
+
+
+@contextmanager
+def gated(binary: Path, **settings: str) -> Iterator[tuple[System, Gateway]]:
+    """A system of its own that reaches its MinIO through a gateway, as the holders of its tickets do; truthful to
+    begin with. `settings` are the vault's."""
+    port = free_ports()
+    with gateway(Minio(Path("/nonexistent"), binary, port + 2)) as gate:
+        told = {"s3_endpoint": gate.endpoint, **settings}
+        environment = {f"QUANCHENG_VAULT_{name.upper()}": value for name, value in told.items()}
+        with running(binary, port=port, settings=environment) as system:
+            assert system.stack.minio
+            gate.minio = system.stack.minio
+            yield system, gate

@@ -162,6 +162,24 @@ async def test_one_sequence_has_four_digests_at_most_also_in_one_call(vault: Vau
     assert (len(done.tickets), len(done.problems)) == (4, 2)
 
 
+@pytest.mark.parametrize("part", ["asks", "commits"])
+async def test_more_than_64_items_of_a_kind_are_refused_whole(
+    vault: VaultClient, recording: UUID, system: System, part: str
+) -> None:
+    asks = [ask(n + 1, bytes([n]), BEGAN) for n in range(65)]
+    whole = asking(*asks[:64]) if part == "asks" else committing(*asks[:64])
+    one = asking(asks[64]) if part == "asks" else committing(asks[64])
+    # The message as a client would build it refuses to be so long.
+    longer = whole.model_copy(update={part: [*getattr(whole, part), *getattr(one, part)]})
+    with pytest.raises(VaultRefused) as refused:
+        await vault.exchange(recording, longer)
+    assert refused.value.problem.status == 422
+    rows = f"SELECT count(*) FROM vault.segments WHERE recording_id = '{recording}'"
+    assert system.stack.postgres.run_sql(rows).strip() == "0"
+    done = await vault.exchange(recording, whole)
+    assert len(done.tickets if part == "asks" else done.problems) == 64
+
+
 async def test_a_recording_belongs_to_the_key_that_opened_it(vault: VaultClient, recording: UUID) -> None:
     opening = wire.OpenRecording(source=uuid7(), key_id="0" * 64, started_at=BEGAN)
     with pytest.raises(VaultRefused, match="no-such-enrolment"):

@@ -159,6 +159,24 @@ async def test_any_fault_leads_back_to_asking(peer: Peer, tmp_path: Path, fault:
     assert terminal.events.named("retry") or fault[0] == "exchange"
 
 
+async def test_a_segment_that_the_store_does_not_tell_of_is_asked_for_again(peer: Peer, tmp_path: Path) -> None:
+    def untold(answer: Answer) -> Answer:
+        """The first receipt of an exchange is withheld, the others come."""
+        body = json.loads(answer[2])
+        for one in body["sealed"][:1]:
+            body["sealed"].remove(one)
+            name = {"sequence": one["sequence"], "sha256": one["sha256"]}
+            body["problems"].append({**name, "slug": "store-unavailable", "title": "对象存储暂不可用"})
+        return reply(200, **body)
+
+    peer.faults.extend([("exchange", untold)] * 6)
+    terminal = Terminal(peer, tmp_path)
+    await terminal.run()
+    terminal.assert_closed(5)
+    assert any("store-unavailable" in one["reason"] for one in terminal.events.named("retry"))
+    assert len(terminal.events.named("sealed")) == 5
+
+
 async def test_a_receipt_by_another_key_frees_nothing(peer: Peer, tmp_path: Path) -> None:
     terminal = Terminal(peer, tmp_path, segments=3)
     right, peer.key = peer.key, Ed25519PrivateKey.generate()

@@ -71,7 +71,12 @@ def test_a_changed_byte_is_noticed_and_the_file_named(bundle: Path, maker: Maker
     refused(verify.verify_bundle(bundle, maker.trusted), 1, path.relative_to(bundle).as_posix())
 
 
-@pytest.mark.parametrize("pattern", [*KEPT, "tagmanifest-sha256.txt"])
+def test_a_changed_signature_of_the_listing_is_not_over_the_listing(bundle: Path, maker: Maker) -> None:
+    edited(verify.TAG_SIGNATURE, flip_last)(bundle)
+    refused(verify.verify_bundle(bundle, maker.trusted), 1, verify.TAG_LISTING)
+
+
+@pytest.mark.parametrize("pattern", [*KEPT, verify.TAG_LISTING, verify.TAG_SIGNATURE])
 def test_a_removed_file_is_missed_by_name(bundle: Path, maker: Maker, pattern: str) -> None:
     path = one(bundle, pattern)
     path.unlink()

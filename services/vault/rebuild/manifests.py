@@ -24,8 +24,9 @@ from services.vault.models import LogEntry, LogPending, Manifest, Recording, Seg
 from services.vault.rebuild.acts import enrolled, put_segments, segment_row
 from services.vault.rebuild.files import kept
 from services.vault.rebuild.ledger import Ledger
+from services.vault.receipts import receipt_payload
 from services.vault.retention import keep_manifests
-from services.vault.sealing import prefix_of, receipt_payload
+from services.vault.sealing import prefix_of
 from services.vault.stores.port import Store, StoredObject
 
 NUMBERED = text("""

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from services.vault.errors import StoreFull
+from services.vault.errors import StoreFull, StoreUnavailable
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 _ATTRIBUTE = "user.quancheng.intent"
@@ -21,13 +21,12 @@ _FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS, _FS_IMMUTABLE_FL = 0x80086601, 0x40086602, 0
 
 @contextmanager
 def plainly() -> Iterator[None]:
-    """A full disk is told as StoreFull."""
+    """What the disk refuses is told as StoreUnavailable, and a full one as StoreFull."""
     try:
         yield
     except OSError as error:
-        if error.errno in FULL:
-            raise StoreFull(str(error.strerror)) from error
-        raise
+        kind = StoreFull if error.errno in FULL else StoreUnavailable
+        raise kind(str(error.strerror)) from error
 
 
 def create(path: Path) -> IO[bytes]:

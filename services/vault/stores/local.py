@@ -108,7 +108,8 @@ class LocalStore:
         return GetTicket(*self._tickets.signed("GET", f"{MOUNT}/{key}", {}, expires))
 
     async def head(self, key: str, version: str | None = None) -> StoredObject | None:
-        return await asyncio.to_thread(self._head, key)
+        with plainly():
+            return await asyncio.to_thread(self._head, key)
 
     async def drift(self) -> timedelta:
         return timedelta()
