@@ -1,0 +1,96 @@
+"""A disposal that is killed while the store has not answered: the same command goes on, and one tombstone is left."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import subprocess
+import threading
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy.local.processes import ROOT
+from services.vault.stores import open_store
+from tests.rooms.custody import FIRST, SECOND, SHORT, command, command_line, disposal, lapsed, recorded, stored
+from tests.rooms.liar import Answer, Gateway, Request, gated, truthful
+from tests.rooms.sealed import Room, room_of, settings_of
+from tests.system import System
+
+Gated = tuple[System, Gateway]
+
+
+@pytest.fixture(scope="module")
+def rig(minio_binary: Path) -> Iterator[Gated]:
+    short = {name.removeprefix("QUANCHENG_VAULT_").lower(): value for name, value in SHORT.items()}
+    with gated(minio_binary, **short) as (system, gate):
+        for each in (FIRST, SECOND):
+            assert command(system, "enrol-custodian", each.name, each.public_text).returncode == 0
+        yield system, gate
+
+
+@pytest.fixture
+async def room(rig: Gated) -> AsyncIterator[Room]:
+    system, _ = rig
+    async with room_of(system, open_store(settings_of(system), b"x" * 32)) as made:
+        yield made
+
+
+STEPS = {
+    "4, at its first": ("DELETE", "/0000000000-"),
+    "4, at its last": ("DELETE", "/0000000002-"),
+    "5": ("PUT", "/tombstone"),
+}
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["never arrives", "is done and not answered"])
+@pytest.mark.parametrize("step", STEPS)
+async def test_killed_while_a_request_to_the_store_stalls(
+    rig: Gated, room: Room, tmp_path: Path, step: str, done: bool
+) -> None:
+    system, gate = rig
+    method, part = STEPS[step]
+    sealed = await recorded(room, [b"one", b"two", b"three"])
+    await lapsed(room, sealed.id)
+    path = disposal(tmp_path, sealed.id)
+    stalled, lifted = threading.Event(), threading.Event()
+
+    def stall(gate: Gateway, request: Request) -> Answer:
+        place = re.search(f"/recordings/{sealed.id}{part}", request.target)
+        if stalled.is_set() or request.method != method or not place:
+            return gate.forward(request)
+        stalled.set()
+        answer = gate.forward(request) if done else Answer(503)
+        lifted.wait(60)
+        return answer
+
+    gate.lie = stall
+    argv, environment = command_line(system, "dispose", str(path))
+    process = subprocess.Popen(argv, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL)
+    try:
+        assert await asyncio.to_thread(stalled.wait, 60)
+    finally:
+        process.kill()
+        process.wait()
+        gate.lie = truthful
+        lifted.set()
+    state = f"SELECT state FROM vault.recordings WHERE id = '{sealed.id}'"
+    assert system.stack.postgres.run_sql(state).strip() == "disposing"
+
+    again = await asyncio.to_thread(command, system, "dispose", str(path))
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert system.stack.postgres.run_sql(state).strip() == "disposed"
+    for key in sealed.keys:
+        assert await room.store.head(key) is None
+    left = await room.client.tombstone(sealed.id)
+    assert left.tombstone.decoded()["segments"] == 3
+    assert left.sha256 == (await stored(room, f"recordings/{sealed.id}/tombstone")).sha256
+    versions = [each async for each in room.store.list(f"recordings/{sealed.id}/tombstone")]
+    assert len(versions) == 1
+    told = (await room.client.proof(left.act)).statement
+    assert (told["kind"], told["recording"]) == ("disposal", str(sealed.id))
+    counted = f"SELECT count(*) FROM vault.tombstones WHERE recording_id = '{sealed.id}'"
+    assert system.stack.postgres.run_sql(counted).strip() == "1"
+    whole = "SELECT count(*) = max(position) + 1 AND count(DISTINCT act) = count(*) FROM vault.log_entries"
+    assert system.stack.postgres.run_sql(whole).strip() == "t"
