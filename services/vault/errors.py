@@ -201,6 +201,8 @@ class BadClosing(VaultError):
 
 
 class ConflictsUndecided(VaultError):
+    """`retry_after` is in seconds."""
+
     status, slug, title = (
         409,
         "conflicts-undecided",

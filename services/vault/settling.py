@@ -22,6 +22,7 @@ _MAX_COMBINATIONS = 64
 """Of conflicting digests that are tried for the root; fewer where a recording is so long that they would cost more
 than `_MAX_HASHES`."""
 _MAX_HASHES = 1_000_000
+_UNDECIDED_SECONDS = 60
 _MAX_OUTSTANDING = 1000
 _Sequences = Annotated[list[Annotated[int, Field(ge=0, le=wire.MAX_SEQUENCE)]], Field(max_length=100_000)]
 
@@ -81,7 +82,7 @@ def settle(closing: Closing, expected: list[int], sealed: list[Any]) -> tuple[li
             return list(chosen), _others(sealed, chosen)
     if math.prod(len(choices[n]) for n in expected) > tries:
         conflicting = [n for n in expected if len(choices[n]) > 1]
-        raise errors.ConflictsUndecided(conflicting=outstanding_of(conflicting))
+        raise errors.ConflictsUndecided(conflicting=outstanding_of(conflicting), retry_after=_UNDECIDED_SECONDS)
     raise errors.BadClosing
 
 

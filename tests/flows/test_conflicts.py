@@ -122,6 +122,7 @@ def test_of_too_many_conflicts_a_root_decides_what_can_be_tried_and_says_so(term
     recording, first, last = conflicting(7)
     refused = recording.close(recording.closing(last))
     assert (refused.status_code, refused.json()["slug"]) == (409, "conflicts-undecided")
+    assert refused.headers["retry-after"] == "60"
     assert refused.json()["conflicting"] == [{"sequence": n} for n in range(7)]
     assert recording.close(recording.closing(first)).status_code == 200
 
