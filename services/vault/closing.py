@@ -82,7 +82,8 @@ class Closer:
         self._sweeper, self._retention, self._idle = sweeper, retention, idle
 
     async def close(self, recording: UUID, request: wire.CloseRecording) -> wire.ClosedRecording:
-        """Raises BadClosing, SegmentsOutstanding, ClosingDiffers, ClosedByServer, KeyRevoked: nothing was changed."""
+        """Raises BadClosing, SegmentsOutstanding, ConflictsUndecided, ClosingDiffers, ClosedByServer, KeyRevoked:
+        nothing was changed."""
         # 1. The signature.
         source = await self._source(recording)
         closing = checked(request.closing, recording, source)

@@ -200,6 +200,16 @@ class BadClosing(VaultError):
     status, slug, title = 422, "bad-closing", "关闭声明无效：签名、数量或默克尔根与已封存片段不符。"
 
 
+class ConflictsUndecided(VaultError):
+    """`retry_after` is in seconds."""
+
+    status, slug, title = (
+        409,
+        "conflicts-undecided",
+        "同一序号下内容不同的片段过多，无法由关闭声明的默克尔根判定所指的是哪些；内容均已封存，终端静默后由服务器代为封存。",
+    )
+
+
 class NoSuchExport(VaultError):
     status, slug, title = 404, "no-such-export", "证据库没有这次导出。"
 

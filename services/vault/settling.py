@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import timedelta
@@ -18,7 +19,10 @@ from services.vault.contract import wire
 from services.vault.contract.verify import VerificationError, merkle_root, segment_leaf, verify_envelope
 
 _MAX_COMBINATIONS = 64
+"""Of conflicting digests that are tried for the root; fewer where a recording is so long that they would cost more
+than `_MAX_HASHES`."""
 _MAX_HASHES = 1_000_000
+_UNDECIDED_SECONDS = 60
 _MAX_OUTSTANDING = 1000
 _Sequences = Annotated[list[Annotated[int, Field(ge=0, le=wire.MAX_SEQUENCE)]], Field(max_length=100_000)]
 
@@ -67,7 +71,8 @@ def checked(envelope: wire.Envelope, recording: UUID, source: Any) -> Closing:
 
 
 def settle(closing: Closing, expected: list[int], sealed: list[Any]) -> tuple[list[Any], list[Any]]:
-    """The sealed segments that the closing speaks of, in order, and those it does not."""
+    """The sealed segments that the closing speaks of, in order, and those it does not. Raises SegmentsOutstanding,
+    BadClosing, and ConflictsUndecided where not every combination of digests could be tried."""
     choices = _choices(sealed)
     if outstanding := [n for n in expected if n not in choices]:
         raise errors.SegmentsOutstanding(outstanding=outstanding_of(outstanding))
@@ -75,6 +80,9 @@ def settle(closing: Closing, expected: list[int], sealed: list[Any]) -> tuple[li
     for chosen in itertools.islice(itertools.product(*(choices[n] for n in expected)), tries):
         if _root(chosen) == closing.root:
             return list(chosen), _others(sealed, chosen)
+    if math.prod(len(choices[n]) for n in expected) > tries:
+        conflicting = [n for n in expected if len(choices[n]) > 1]
+        raise errors.ConflictsUndecided(conflicting=outstanding_of(conflicting), retry_after=_UNDECIDED_SECONDS)
     raise errors.BadClosing
 
 

@@ -111,6 +111,22 @@ def test_a_conflict_is_shown_and_its_statement_is_in_the_export(system: System, 
     assert any(told["act"] in line for line in _extras(proofs))
 
 
+def test_of_too_many_conflicts_a_root_decides_what_can_be_tried_and_says_so(terminal: HandTerminal) -> None:
+    def conflicting(count: int) -> tuple[HandRecording, list[wire.SegmentAsk], list[wire.SegmentAsk]]:
+        recording = terminal.begin()
+        first = [recording.seal(n, some_bytes(64)) for n in range(count)]
+        return recording, first, [recording.seal(n, some_bytes(64)) for n in range(count)]
+
+    recording, _, last = conflicting(6)
+    assert recording.close(recording.closing(last)).status_code == 200
+    recording, first, last = conflicting(7)
+    refused = recording.close(recording.closing(last))
+    assert (refused.status_code, refused.json()["slug"]) == (409, "conflicts-undecided")
+    assert refused.headers["retry-after"] == "60"
+    assert refused.json()["conflicting"] == [{"sequence": n} for n in range(7)]
+    assert recording.close(recording.closing(first)).status_code == 200
+
+
 def _extras(proofs: str) -> list[str]:
     lines = re.findall(r"^extra (\S+)$", proofs, re.MULTILINE)
     return [base64.b64decode(line)[32:].decode() for line in lines]

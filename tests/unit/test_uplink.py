@@ -142,6 +142,7 @@ FAULTS = [
     ("exchange", lambda answer: (200, {}, b"not json")),
     ("exchange", lambda answer: reply(200)),
     ("exchange", lambda answer: problem(404, "no-such-recording")),
+    ("close", lambda answer: problem(409, "conflicts-undecided")),
     ("exchange", lambda answer: (502, {}, b"<html>")),
     ("close", "drop"),
     ("close", "drop-after"),

@@ -47,8 +47,9 @@ async def exchange(
 async def close(
     recording: UUID, message: wire.CloseRecording, terminal: SignedByTerminal, sessions: Maker, vault: Vault
 ) -> wire.ClosedRecording:
-    """The terminal's signed count and Merkle root; 409 `segments-outstanding` names what is not sealed yet, and
-    `closed-by-server` says that what is not in its manifests yet is to be closed as a supplement."""
+    """The terminal's signed count and Merkle root; 409 `segments-outstanding` names what is not sealed yet,
+    `conflicts-undecided` says that the server will close it in the terminal's stead, and `closed-by-server` that what
+    is not in its manifests yet is to be closed as a supplement."""
     return await manifests.close_recording(sessions, vault, terminal, recording, message)
 
 
