@@ -4,7 +4,7 @@
     setup-store   make buckets and identities; may be run again at any time
     check-store   attack the store as every start does, one line a check; 0 if all held, 1 if not, 2 if it is away
     rebuild       make the database anew from the bucket, as its owner; see `services.vault.rebuild`
-    custodians | enrol-custodian | remove-custodian | dispose   see `services.vault.custody_commands`
+    custodians | enrol-custodian | remove-custodian | release | dispose   see `services.vault.custody_commands`
     keys | rotate-key | retire-key | revoke-key                 see `services.vault.key_commands`
     alarms | jobs | retry-job | log-state                       see `services.vault.status_commands`
 

@@ -3,6 +3,7 @@
     custodians                                  the vault's name in orders, those enrolled, and those who were
     enrol-custodian 姓名 公钥 [signed.json]      the first two without an order, any other by order of two
     remove-custodian signed.json
+    release signed.json                         解除留存
     dispose [--check] signed.json               销毁: with --check only what would be done, and why not
 
 `signed.json` is an order with the signatures of two custodians (`python -m services.vault.contract.custody`).
@@ -16,6 +17,7 @@ import base64
 import os
 import sys
 from pathlib import Path
+from uuid import UUID
 
 from pydantic import SecretStr, TypeAdapter, ValidationError
 
@@ -28,7 +30,7 @@ from services.vault.stores.local import LocalStore
 from services.vault.stores.port import Shredder
 from services.vault.stores.s3 import S3Shredder
 
-COMMANDS = ("custodians", "enrol-custodian", "remove-custodian", "dispose")
+COMMANDS = ("custodians", "enrol-custodian", "remove-custodian", "release", "dispose")
 _MAX_ORDER = 1024 * 1024
 
 
@@ -61,6 +63,10 @@ async def _run(vault: Vault, settings: Settings, arguments: list[str]) -> int:
         case ["remove-custodian", order_file]:
             await vault.custodians.remove(_order(order_file))
             print("✓ 已撤销保管人")
+        case ["release", order_file]:
+            signed = _order(order_file)
+            hold = await vault.holds.release(UUID(str(signed.decoded().get("hold"))), signed)
+            print(f"✓ 已解除留存 {hold.id}；{hold.recordings} 份记录中不再受其他留存的，标志随后清除")
         case ["dispose", "--check", order_file]:
             outcomes = await vault.disposer.check(_order(order_file))
             for one in outcomes:

@@ -61,6 +61,21 @@ async def test_a_release_clears_the_flags_of_a_hold_that_was_never_wholly_placed
     assert not (await stored(room, sealed.keys[0])).held
 
 
+async def test_an_order_of_two_releases_at_the_command_line(room: Room, tmp_path: Path) -> None:
+    sealed = await recorded(room, [b"released by command"])
+    hold = await placed(room, sealed.id)
+    path = tmp_path / "signed.json"
+    for envelope, code, told in (
+        (release(hold, FIRST), 1, "签名"),
+        (signed(order("dispose", basis="期限届满", recordings=[sealed.id]), FIRST, SECOND), 1, "不合规定"),
+        (release(hold, FIRST, SECOND), 0, "已解除留存"),
+    ):
+        path.write_text(envelope.model_dump_json())
+        done = await asyncio.to_thread(command, room.system, "release", str(path))
+        assert (done.returncode, told in done.stdout + done.stderr) == (code, True), done.stdout + done.stderr
+    assert (await room.client.hold_state(hold)).state == "released"
+
+
 async def test_a_flag_that_a_release_clears_meanwhile_is_not_set_again(room: Room) -> None:
     sealed = await recorded(room, [b"released meanwhile"])
     hold = await placed(room, sealed.id)
