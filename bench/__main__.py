@@ -5,6 +5,7 @@ import sys
 
 from bench import rows
 from bench.frame import HEADER, ROWS, as_json, as_line, measure
+from bench.system import held
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -20,10 +21,11 @@ def main(arguments: list[str] | None = None) -> int:
     if not asked.json:
         print(HEADER, flush=True)
     met = True
-    for name in asked.names or ROWS:
-        for result in measure(ROWS[name]):
-            print(as_json(result) if asked.json else as_line(result), flush=True)
-            met = met and result.met
+    with held:
+        for name in asked.names or ROWS:
+            for result in measure(ROWS[name]):
+                print(as_json(result) if asked.json else as_line(result), flush=True)
+                met = met and result.met
     return 0 if met else 1
 
 

@@ -1,6 +1,5 @@
 """What rows share: one system on a real MinIO with its demo bureau, and how big a bulk measurement is."""
 
-import atexit
 import contextlib
 import os
 import shutil
@@ -13,6 +12,8 @@ from deploy.local.processes import LocalError
 from tests.system import System, running
 
 MIB = 1024 * 1024
+held = contextlib.ExitStack()
+"""What rows share; whoever measures closes it, before the interpreter ends the threads that keep watch over it."""
 
 
 def bulk_bytes() -> int:
@@ -27,11 +28,9 @@ def say(text: str) -> None:
 
 @cache
 def minio_system() -> System:
-    """The whole system, live, in a temporary folder that is removed at exit."""
-    stack = contextlib.ExitStack()
-    atexit.register(stack.close)
+    """The whole system, live, in a temporary folder that goes with `held`."""
     try:
-        return stack.enter_context(running(find_or_build(say)))
+        return held.enter_context(running(find_or_build(say)))
     except LocalError as error:
         raise Unavailable(str(error)) from error
 
