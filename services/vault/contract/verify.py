@@ -54,18 +54,18 @@ import os
 import re
 import stat
 import sys
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
-from threading import Event
-from typing import Any, NoReturn, TypeVar
+from queue import SimpleQueue
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 try:
-    from cryptography import x509
     from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
@@ -77,6 +77,8 @@ except ImportError:
     print("缺少 Python 的 cryptography 库，请先运行 python3 -m pip install cryptography。")
     print("The Python package cryptography is missing: run python3 -m pip install cryptography first.")
     sys.exit(6)
+if TYPE_CHECKING:
+    from cryptography import x509
 
 Json = dict[str, Any]
 UTC = timezone.utc  # noqa: UP017 - whoever verifies may have an older Python than the services need
@@ -657,6 +659,8 @@ def _oid(data: bytes) -> str:
 
 def load_certificate(pem: bytes) -> x509.Certificate:
     """Read a time-stamping authority's certificate in PEM, the first of the file (`Unreadable`)."""
+    from cryptography import x509  # Loading it takes as long as loading all else; only tokens need it.
+
     try:
         return x509.load_pem_x509_certificate(pem)
     except ValueError:
@@ -733,6 +737,8 @@ def _length(content: bytes) -> bytes:
 
 def _check_authority(certificate: x509.Certificate, moment: datetime) -> None:
     """The certificate is for time stamps alone (RFC 3161 section 2.3) and was valid at `moment`."""
+    from cryptography import x509
+
     try:
         purpose = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage)
         good = purpose.critical and list(purpose.value) == [x509.oid.ExtendedKeyUsageOID.TIME_STAMPING]
@@ -923,8 +929,8 @@ def verify_bundle(
         beside = {f"data/{one.name}.beside/{_name(each)}": each for one in present for each in one.beside}
         versions = {name: each for one in series if one.id not in tombstones for name, each in one.files().items()}
         copies = _check_copies(root, files, recordings)
-        media = {f"data/{one.name}.mp4" for one in present}
-        _same_files("manifest-sha256.txt", {*media, *beside, *versions, *copies}, payload)
+        files_of = {f"data/{one.name}.mp4" for one in present}
+        _same_files("manifest-sha256.txt", {*files_of, *beside, *versions, *copies}, payload)
         if beside:
             done(4, "beside", segments=len(beside))
         report.open, report.series = sorted(one.id for one in unclosed), sorted(one.id for one in series)
@@ -932,31 +938,35 @@ def verify_bundle(
             done(4, "open", name=one.id, segments=len(one.segments) + len(one.beside))
         if series:
             done(4, "series", series=len(series), versions=sum(len(one.versions) for one in series))
-        # 5. Receipts.
-        for one in recordings:
-            _check_receipts(root, one, vault)
-        apart = sum(len(one.segments) + len(one.beside) for one in unclosed) + sum(len(s.versions) for s in series)
-        done(5, "receipts", segments=report.segments + apart)
-        # 6. Proofs.
-        proofs = [name for name in files if name.startswith("proofs/")]
-        proved = [_check_proof(root, name, note, checkpoint) for name in proofs]
-        statements = [said for said, _ in proved]
-        _check_statements(statements, [*recordings, *unclosed], terminals, [one.id for one in series], tombstones)
-        _check_versions(statements, series)
-        _check_revoked(root, proved, [*recordings, *unclosed], series, tombstones, keys)
-        done(6, "proofs", proofs=len(proofs))
-        for tombstone in tombstones.values():
-            order = _check_disposal(statements, tombstone, recordings)
-            report.disposed[tombstone.id] = tombstone.said["disposed_at"]
-            done(6, "disposed", name=tombstone.id, at=tombstone.said["disposed_at"], order=order)
-        # 7. Media.
+        # 7. Media: every byte is hashed while the next steps are taken, and what is found is said after theirs.
         tasks = _media_tasks(root, present, payload, twice=twice)
         tasks += [partial(_check_beside, root, *named, payload[named[0]]) for named in {**beside, **versions}.items()]
-        _on_all_cores(tasks)
+        with _OnAllCores(tasks) as media:
+            # 5. Receipts.
+            for one in recordings:
+                _check_receipts(root, one, vault)
+            apart = sum(len(one.segments) + len(one.beside) for one in unclosed) + sum(
+                len(s.versions) for s in series
+            )
+            done(5, "receipts", segments=report.segments + apart)
+            # 6. Proofs.
+            proofs = [name for name in files if name.startswith("proofs/")]
+            proved = [_check_proof(root, name, note, checkpoint) for name in proofs]
+            statements = [said for said, _ in proved]
+            _check_statements(statements, [*recordings, *unclosed], terminals, [one.id for one in series], tombstones)
+            _check_versions(statements, series)
+            _check_revoked(root, proved, [*recordings, *unclosed], series, tombstones, keys)
+            done(6, "proofs", proofs=len(proofs))
+            for tombstone in tombstones.values():
+                order = _check_disposal(statements, tombstone, recordings)
+                report.disposed[tombstone.id] = tombstone.said["disposed_at"]
+                done(6, "disposed", name=tombstone.id, at=tombstone.said["disposed_at"], order=order)
+            media.finish()
         report.size = sum(each["size"] for one in present for each in one.segments)
         report.size += sum(each["size"] for each in [*beside.values(), *versions.values()])
         done(7, "media", size=report.size)
-        _on_all_cores([partial(_check_copy, root, name, made, payload[name]) for name, made in copies.items()])
+        with _OnAllCores([partial(_check_copy, root, n, made, payload[n]) for n, made in copies.items()]) as remuxed:
+            remuxed.finish()
         report.copies = sorted(copies)
         if copies:
             done(7, "copies", copies=len(copies))
@@ -1665,17 +1675,43 @@ def _check_conflicts(subject: str, segments: list[Json], told: list[Json]) -> No
             raise Incomplete("no-conflict-proof", subject, sequence=sequence)
 
 
-def _on_all_cores(tasks: list[Callable[[Event], None]]) -> None:
-    """The first in order that finds something wrong is raised, and the others end at once, however much is left."""
-    wrong = Event()
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        jobs = [pool.submit(task, wrong) for task in tasks]
-        try:
-            for job in jobs:
-                job.result()
-        finally:
-            wrong.set()
-            pool.shutdown(wait=True, cancel_futures=True)
+class _OnAllCores:
+    """Tasks begun on all cores at once, while whoever asked goes on; leaving the block ends what still runs."""
+
+    def __init__(self, tasks: list[Callable[[Event], None]]) -> None:
+        self._wrong = Event()
+        self._left = deque(enumerate(tasks))
+        self._outcomes: list[SimpleQueue[Exception | None]] = [SimpleQueue() for _ in tasks]
+        cores = min(os.cpu_count() or 1, len(tasks))
+        self._threads = [Thread(target=self._work, daemon=True) for _ in range(cores)]
+
+    def __enter__(self) -> _OnAllCores:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._wrong.set()
+        for thread in self._threads:
+            thread.join()
+
+    def finish(self) -> None:
+        """Raises what the first in order found wrong, however much is left."""
+        for outcome in self._outcomes:
+            if error := outcome.get():
+                raise error
+
+    def _work(self) -> None:
+        while not self._wrong.is_set():
+            try:
+                number, task = self._left.popleft()
+            except IndexError:
+                return
+            try:
+                task(self._wrong)
+                self._outcomes[number].put(None)
+            except Exception as error:
+                self._outcomes[number].put(error)
 
 
 def _media_tasks(
