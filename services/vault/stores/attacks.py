@@ -22,11 +22,11 @@ import secrets
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from typing import Protocol
 from urllib.parse import quote
 
-import httpx
-
 from services.vault.errors import StoreUnavailable
+from services.vault.stores.calls import Answer
 from services.vault.stores.findings import Findings
 from services.vault.stores.hearing import stored_object
 from services.vault.stores.s3 import S3Store
@@ -39,10 +39,15 @@ _LISTED_AT_ONCE = 50
 OTHER_BYTES = b"other bytes than those the checksum is of"
 
 
-def refused(response: httpx.Response) -> bool:
+class Answered(Protocol):
+    @property
+    def status_code(self) -> int: ...
+
+
+def refused(response: Answer) -> bool:
     """Whether the store said no. An answer that is neither yes nor no raises StoreUnavailable."""
     if response.status_code >= 500 and response.status_code != 501:
-        raise StoreUnavailable(f"{response.request.method} answered {response.status_code}")
+        raise StoreUnavailable(f"{response.method} answered {response.status_code}")
     return response.status_code >= 400
 
 
@@ -51,12 +56,12 @@ def deletes_many(key: str, version: str) -> bytes:
     return f"<Delete {_XMLNS}><Object><Key>{key}</Key><VersionId>{version}</VersionId></Object></Delete>".encode()
 
 
-def deleted_none(response: httpx.Response) -> bool:
+def deleted_none(response: Answer) -> bool:
     """DeleteObjects answers 200 and tells of each object in the body."""
     return refused(response) or b"<Deleted>" not in response.content
 
 
-def answered(response: httpx.Response) -> str:
+def answered(response: Answered) -> str:
     return f"存储回答 {response.status_code}"
 
 
@@ -138,7 +143,7 @@ class Attack:
     async def _bad_puts(self) -> None:
         it = self._attacked
         place, shorter = f"bad/{secrets.token_hex(8)}", {"content-length": str(len(it.data) - 1)}
-        puts: dict[str, tuple[str, Awaitable[httpx.Response]]] = {
+        puts: dict[str, tuple[str, Awaitable[Answer]]] = {
             f"{place}/other-bytes": (
                 "与凭单校验值不符的内容应被拒绝",
                 self._put(f"{place}/other-bytes", OTHER_BYTES, claimed=it.data[: len(OTHER_BYTES)]),
@@ -194,7 +199,7 @@ class Attack:
             await self._withstood(f"{slug}-bypass", f"带绕过标头{claim}", await self._retain(mode, until, _BYPASS))
 
     async def _attack_bucket(self) -> None:
-        async def configure(part: str, body: str) -> httpx.Response:
+        async def configure(part: str, body: str) -> Answer:
             content = body.encode()
             return await self._store.call(
                 "probe", "PUT", "probe", query=f"{part}=", headers=xml_headers(content), content=content
@@ -251,7 +256,7 @@ class Attack:
 
     # Single requests.
 
-    async def _withstood(self, slug: str, claim: str, answer: httpx.Response) -> None:
+    async def _withstood(self, slug: str, claim: str, answer: Answer) -> None:
         seen = "" if refused(answer) else answered(answer)
         harm = await self._harm()
         self._say(slug, claim, "，".join(filter(None, (seen, harm))))
@@ -283,7 +288,7 @@ class Attack:
         claimed: bytes | None = None,
         left_out: str = "",
         added: dict[str, str] | None = None,
-    ) -> httpx.Response:
+    ) -> Answer:
         """A PUT signed as a ticket is; `claimed` are the bytes whose checksum it names."""
         signed = {"content-length": str(len(data)), "x-amz-checksum-sha256": checksum(claimed or data)}
 
@@ -303,12 +308,12 @@ class Attack:
             change=change,
         )
 
-    async def _delete(self, version: str, headers: dict[str, str] | None = None) -> httpx.Response:
+    async def _delete(self, version: str, headers: dict[str, str] | None = None) -> Answer:
         return await self._store.call(
             "probe", "DELETE", "probe", self._attacked.key, f"versionId={version}", headers=headers
         )
 
-    async def _retain(self, mode: str | None, until: datetime, headers: dict[str, str]) -> httpx.Response:
+    async def _retain(self, mode: str | None, until: datetime, headers: dict[str, str]) -> Answer:
         it = self._attacked
         date_until = until.strftime("%Y-%m-%dT%H:%M:%SZ")
         inner = f"<Mode>{mode}</Mode><RetainUntilDate>{date_until}</RetainUntilDate>" if mode else ""

@@ -17,10 +17,9 @@ import asyncio
 import re
 from datetime import timedelta
 
-import httpx
-
 from services.vault.errors import StoreUnavailable, StoreUnfit
 from services.vault.stores.attacks import Attack, refused
+from services.vault.stores.calls import Answer
 from services.vault.stores.findings import Finding, Findings
 from services.vault.stores.folder import examine_folder
 from services.vault.stores.local import LocalStore
@@ -120,7 +119,7 @@ async def _expires_nothing(store: S3Store, findings: Findings) -> bool:
     return findings.say("bucket-evidence-lifecycle", f"{name} 不应有使对象到期删除的生命周期规则", seen)
 
 
-def _told(response: httpx.Response) -> bytes:
+def _told(response: Answer) -> bytes:
     if refused(response):
-        raise StoreUnavailable(f"{response.request.url} answered {response.status_code}")
+        raise StoreUnavailable(f"{response.url} answered {response.status_code}")
     return response.content

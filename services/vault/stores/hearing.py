@@ -14,15 +14,11 @@ from datetime import UTC, datetime, timedelta
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree
 
-import httpx
-
 from services.vault.errors import ClockDrift, StoreFull, StoreUnavailable
+from services.vault.stores.calls import Answer, seconds_for
 from services.vault.stores.port import StoredName, StoredObject
 
 FULL = 507
-ANSWER_SECONDS = 12.0
-"""How long an answer may take as a whole, beside the time its bytes need: less than the api waits for ours."""
-SLOWEST_BYTES_PER_SECOND = 64 * 1024
 INTENT = "x-amz-meta-quancheng-intent"
 """The header by which a ticket signs its intent into an object."""
 _XML = "{http://s3.amazonaws.com/doc/2006-03-01/}"
@@ -36,11 +32,6 @@ def clock_of(headers: Mapping[str, str]) -> datetime | None:
         return datetime.strptime(headers["date"], "%a, %d %b %Y %H:%M:%S GMT").replace(tzinfo=UTC)
     except (KeyError, ValueError):
         return None
-
-
-def seconds_for(size: int) -> float:
-    """How long a call that moves so many bytes may take, however it trickles."""
-    return ANSWER_SECONDS + size / SLOWEST_BYTES_PER_SECOND
 
 
 def refusal(status: int, code: str, what: str) -> StoreUnavailable:
@@ -73,7 +64,7 @@ class Hearing:
         self._ahead = ahead if abs(ahead) > _TOLERANCE else timedelta()
         return True
 
-    async def asked(self, send: Callable[[datetime], Awaitable[httpx.Response]], size: int = 0) -> httpx.Response:
+    async def asked(self, send: Callable[[datetime], Awaitable[Answer]], size: int = 0) -> Answer:
         """The answer to what `send` sends, signed by the time it is given; sent again where it was refused and the
         store's clock turns out to be another. Raises StoreUnavailable where no answer comes in `seconds_for(size)`.
         """
@@ -84,12 +75,10 @@ class Hearing:
                     response = await send(self.now())
         except TimeoutError as error:
             raise StoreUnavailable(f"no answer within {seconds_for(size):.0f} s") from error
-        except httpx.HTTPError as error:
-            raise StoreUnavailable(repr(error)) from error
         return response
 
 
-def stored_object(key: str, found: httpx.Headers) -> StoredObject:
+def stored_object(key: str, found: Mapping[str, str]) -> StoredObject:
     """What a HEAD told. What cannot be read is taken as not told, which fits no intent."""
     until = found.get("x-amz-object-lock-retain-until-date")
     try:

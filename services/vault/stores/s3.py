@@ -12,13 +12,11 @@ import asyncio
 import base64
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 from urllib.parse import quote, urlencode, urlsplit
 
-import httpx
-import urllib3
+from aiohttp import StreamReader
 from minio.credentials.credentials import Credentials
 from minio.signer import sign_v4_s3
 from minio.time import to_amz_date
@@ -27,8 +25,8 @@ from pydantic import SecretStr
 from services.vault.contract.wire import TICKET_SECONDS, Lock
 from services.vault.errors import NotInStore, StillLocked, StoredDiffers, StoreUnavailable
 from services.vault.settings import Settings
+from services.vault.stores.calls import CHUNK, Answer, Calls
 from services.vault.stores.hearing import (
-    ANSWER_SECONDS,
     FULL,
     INTENT,
     Hearing,
@@ -43,7 +41,6 @@ from services.vault.stores.port import GetTicket, Part, PutTicket, StoredName, S
 
 _UNSIGNED = "UNSIGNED-PAYLOAD"
 _EMPTY = hashlib.sha256(b"").hexdigest()
-_CHUNK = 256 * 1024
 _CHUNK_SECONDS = 60.0
 """How long a reader waits for a chunk, however it trickles."""
 _NO_EXTRACT = {"x-amz-meta-snowball-auto-extract": "false"}
@@ -53,7 +50,6 @@ _ASK_CHECKSUM = {"x-amz-checksum-mode": "ENABLED"}
 Who = Literal["put", "keep", "probe"]
 Bucket = Literal["evidence", "log", "probe", "staging"]
 _PAGE = 1000
-CHANGES_AT_ONCE = 16
 
 
 def _store_time(moment: datetime) -> str:
@@ -78,24 +74,13 @@ class S3Store:
         self._buckets = {"evidence": self._evidence, "log": self._log, "probe": settings.s3_probe_bucket}
         self._heard = Hearing()
         self._buckets["staging"] = settings.s3_staging_bucket
-        self._http = httpx.AsyncClient(
-            timeout=httpx.Timeout(ANSWER_SECONDS, connect=3.0),
-            limits=httpx.Limits(max_connections=64, max_keepalive_connections=32),
-            trust_env=False,
-        )
-        # A hold is tens of thousands of small calls: plain connections in threads cost a third of httpx's.
-        self._changers = ThreadPoolExecutor(CHANGES_AT_ONCE, thread_name_prefix="store")
-        self._plain = urllib3.PoolManager(
-            maxsize=CHANGES_AT_ONCE, timeout=urllib3.Timeout(connect=3.0, read=ANSWER_SECONDS), retries=False
-        )
+        self._calls = Calls()
 
     async def start(self) -> None:
         """Nothing: whether the store is fit is `conformance.require`'s to say, and connections open by themselves."""
 
     async def stop(self) -> None:
-        await self._http.aclose()
-        self._changers.shutdown(wait=False, cancel_futures=True)
-        self._plain.clear()
+        await self._calls.aclose()
 
     def put_ticket(
         self, key: str, sha256: str, size: int, retain_until: datetime, now: datetime, intent: str = ""
@@ -138,9 +123,9 @@ class S3Store:
         sha256 = hashlib.sha256(data).hexdigest()
         url = self._url(self._evidence, key)
 
-        def send(now: datetime) -> Awaitable[httpx.Response]:
+        def send(now: datetime) -> Awaitable[Answer]:
             ticket = self.put_ticket(key, sha256, len(data), self._heard.lockable(retain_until), now)
-            return self._http.put(url, content=data, headers=ticket.headers)
+            return self._calls.ask("PUT", url, ticket.headers, data)
 
         response = await self._heard.asked(send, len(data))
         if response.status_code not in (200, 412):
@@ -176,27 +161,21 @@ class S3Store:
         headers = {"content-md5": base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()}
         payload = hashlib.sha256(content).hexdigest()
 
-        def send() -> urllib3.BaseHTTPResponse:
-            signed = self._signed("PUT", url, headers, self._keep, payload, self._heard.now())
-            return self._plain.request("PUT", url, body=content, headers=signed)
+        def send(now: datetime) -> Awaitable[Answer]:
+            return self._calls.ask("PUT", url, self._signed("PUT", url, headers, self._keep, payload, now), content)
 
-        try:
-            response = await asyncio.get_running_loop().run_in_executor(self._changers, send)
-            if self._heard.refused(response.status, response.headers):
-                response = await asyncio.get_running_loop().run_in_executor(self._changers, send)
-        except urllib3.exceptions.HTTPError as error:
-            raise StoreUnavailable(str(error)) from error
-        if response.status == 404:
+        response = await self._heard.asked(send)
+        if response.status_code == 404:
             raise NotInStore(f"{key} version {version}")
-        if response.status != 200:
-            raise refusal(response.status, code_of(response.data.decode()), f"PUT {part} of {key}")
+        if response.status_code != 200:
+            raise refusal(response.status_code, code_of(response.text), f"PUT {part} of {key}")
 
     async def delete(self, key: str, version: str, who: Credentials) -> None:
         """As `who`: none of the identities this store knows by itself may."""
         url = self._url(self._evidence, key, f"versionId={quote(version, safe='')}")
 
-        def send(now: datetime) -> Awaitable[httpx.Response]:
-            return self._http.delete(url, headers=self._signed("DELETE", url, {}, who, _EMPTY, now))
+        def send(now: datetime) -> Awaitable[Answer]:
+            return self._calls.ask("DELETE", url, self._signed("DELETE", url, {}, who, _EMPTY, now))
 
         response = await self._heard.asked(send)
         if response.status_code == 400:
@@ -219,8 +198,8 @@ class S3Store:
     async def _remove(self, path: str) -> None:
         url = self._url(self._log, path)
 
-        def send(now: datetime) -> Awaitable[httpx.Response]:
-            return self._http.delete(url, headers=self._signed("DELETE", url, {}, self._keep, _EMPTY, now))
+        def send(now: datetime) -> Awaitable[Answer]:
+            return self._calls.ask("DELETE", url, self._signed("DELETE", url, {}, self._keep, _EMPTY, now))
 
         response = await self._heard.asked(send)
         if response.status_code not in (200, 204, 404):
@@ -246,20 +225,17 @@ class S3Store:
     async def fetch(self, ticket: GetTicket, part: Part | None) -> AsyncIterator[bytes]:
         """What lies there, or a part of it. Raises NotInStore."""
         headers = ticket.headers | ({"range": f"bytes={part[0]}-{part[1] - 1}"} if part else {})
-        try:
-            async with self._http.stream("GET", ticket.url, headers=headers) as response:
-                if response.status_code == 404:
-                    raise NotInStore(urlsplit(ticket.url).path)
-                if response.status_code != (206 if part else 200):
-                    self._heard.refused(response.status_code, response.headers)
-                    raise StoreUnavailable(f"GET answered {response.status_code}")
-                chunks = response.aiter_raw(_CHUNK)
-                while chunk := await asyncio.wait_for(anext(chunks, b""), _CHUNK_SECONDS):
+        async with self._calls.reading(ticket.url, headers) as response:
+            if response.status == 404:
+                raise NotInStore(urlsplit(ticket.url).path)
+            if response.status != (206 if part else 200):
+                self._heard.refused(response.status, response.headers)
+                raise StoreUnavailable(f"GET answered {response.status}")
+            try:
+                while chunk := await asyncio.wait_for(_filled(response.content), _CHUNK_SECONDS):
                     yield chunk
-        except TimeoutError as error:
-            raise StoreUnavailable(f"no {_CHUNK} bytes within {_CHUNK_SECONDS:.0f} s") from error
-        except httpx.HTTPError as error:
-            raise StoreUnavailable(str(error)) from error
+            except TimeoutError as error:
+                raise StoreUnavailable(f"no {CHUNK} bytes within {_CHUNK_SECONDS:.0f} s") from error
 
     async def publish(self, path: str, data: bytes, *, immutable: bool) -> None:
         # What is replaced is named, so that a PUT which lands late cannot bring an older checkpoint back.
@@ -268,10 +244,9 @@ class S3Store:
         url = self._url(self._log, path)
         payload = hashlib.sha256(data).hexdigest()
 
-        def send(now: datetime) -> Awaitable[httpx.Response]:
-            return self._http.put(
-                url, content=data, headers=self._signed("PUT", url, headers, self._keep, payload, now)
-            )
+        def send(now: datetime) -> Awaitable[Answer]:
+            signed = self._signed("PUT", url, headers, self._keep, payload, now)
+            return self._calls.ask("PUT", url, signed, data)
 
         response = await self._heard.asked(send, len(data))
         if response.status_code == 412 and await self.published(path) != data:
@@ -299,7 +274,7 @@ class S3Store:
         content: bytes = b"",
         ticket: bool = False,
         change: Callable[[dict[str, str]], dict[str, str]] | None = None,
-    ) -> httpx.Response:
+    ) -> Answer:
         """One request as `who` (None: unsigned), whatever the answer: for attacks on the store.
 
         As a `ticket` the payload is not signed, only its length and checksum header; `change` is done to the
@@ -312,11 +287,7 @@ class S3Store:
             identity = {"put": self._put, "keep": self._keep, "probe": self._probe}[who]
             payload = _UNSIGNED if ticket else hashlib.sha256(content).hexdigest()
             sent = self._signed(method, url, sent, identity, payload, self._heard.now())
-        try:
-            sent = change(sent) if change else sent
-            response = await self._http.request(method, url, headers=sent, content=content)
-        except httpx.HTTPError as error:
-            raise StoreUnavailable(f"{method}: {error!r}") from error
+        response = await self._calls.ask(method, url, change(sent) if change else sent, content)
         if response.status_code == FULL:
             raise refusal(response.status_code, code_of(response.text), method)
         return response
@@ -340,12 +311,12 @@ class S3Store:
         *,
         headers: dict[str, str] | None = None,
         absent_is_none: bool = False,
-    ) -> httpx.Response:
+    ) -> Answer:
         url = self._url(bucket, key, query)
 
-        def send(now: datetime) -> Awaitable[httpx.Response]:
+        def send(now: datetime) -> Awaitable[Answer]:
             signed = self._signed(method, url, headers or {}, self._keep, _EMPTY, now)
-            return self._http.request(method, url, headers=signed)
+            return self._calls.ask(method, url, signed)
 
         response = await self._heard.asked(send)
         if response.status_code == 404 and absent_is_none:
@@ -378,6 +349,14 @@ class S3Store:
             date=now,
         )
         return {name: str(value) for name, value in signed.items() if name != "host"}
+
+
+async def _filled(content: StreamReader) -> bytes:
+    """The next `CHUNK` bytes, or what is left."""
+    try:
+        return await content.readexactly(CHUNK)
+    except asyncio.IncompleteReadError as end:
+        return end.partial
 
 
 def _version(version: str | None) -> str:

@@ -13,12 +13,11 @@ import os
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Protocol
-
-import httpx
+from typing import BinaryIO, Protocol
 
 from services.vault.errors import StoreUnavailable
 from services.vault.settings import Settings
+from services.vault.stores.calls import Calls
 from services.vault.stores.local import chunks_of
 from services.vault.stores.port import Part
 from services.vault.stores.s3 import S3Store
@@ -26,7 +25,6 @@ from services.vault.stores.s3 import S3Store
 MAX_BYTES = 5 * 1024**3
 """Of one copy: what one PUT may carry."""
 _CHUNK = 1024 * 1024
-_PUT_SECONDS = 600.0
 _PAGE = 500
 
 
@@ -98,13 +96,14 @@ class FolderStaging:
 class S3Staging:
     def __init__(self, settings: Settings):
         self._store = S3Store(settings)
-        self._http = httpx.AsyncClient(timeout=httpx.Timeout(_PUT_SECONDS, connect=3.0), trust_env=False)
+        self._calls = Calls()
 
     async def keep(self, key: str, source: Path, sha256: str) -> None:
         size = await asyncio.to_thread(lambda: source.stat().st_size)
         told = {"content-length": str(size)}
         ticket = self._store.as_keep("PUT", "staging", key, payload=sha256, headers=told)
-        await self._send("PUT", ticket.url, ticket.headers, chunks_of(source, None) if size else b"", (200,))
+        with source.open("rb") as file:
+            await self._send("PUT", ticket.url, ticket.headers, file if size else b"", (200,), size=size)
 
     async def read(self, key: str, part: Part) -> AsyncIterator[bytes]:
         async for chunk in self._store.fetch(self._store.as_keep("GET", "staging", key), part):
@@ -123,18 +122,17 @@ class S3Staging:
         method: str,
         url: str,
         headers: dict[str, str],
-        content: AsyncIterator[bytes] | bytes,
+        content: bytes | BinaryIO,
         wanted: tuple[int, ...],
+        *,
+        size: int = 0,
     ) -> None:
-        try:
-            answer = await self._http.request(method, url, headers=headers, content=content)
-        except httpx.HTTPError as error:
-            raise StoreUnavailable(f"{method}: {error!r}") from error
+        answer = await self._calls.ask(method, url, headers, content, size=size)
         if answer.status_code not in wanted:
             raise StoreUnavailable(f"{method} of a copy answered {answer.status_code}")
 
     async def stop(self) -> None:
-        await self._http.aclose()
+        await self._calls.aclose()
         await self._store.stop()
 
 
