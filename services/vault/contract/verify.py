@@ -929,8 +929,8 @@ def verify_bundle(
         beside = {f"data/{one.name}.beside/{_name(each)}": each for one in present for each in one.beside}
         versions = {name: each for one in series if one.id not in tombstones for name, each in one.files().items()}
         copies = _check_copies(root, files, recordings)
-        files_of = {f"data/{one.name}.mp4" for one in present}
-        _same_files("manifest-sha256.txt", {*files_of, *beside, *versions, *copies}, payload)
+        media = {f"data/{one.name}.mp4" for one in present}
+        _same_files("manifest-sha256.txt", {*media, *beside, *versions, *copies}, payload)
         if beside:
             done(4, "beside", segments=len(beside))
         report.open, report.series = sorted(one.id for one in unclosed), sorted(one.id for one in series)
@@ -941,13 +941,12 @@ def verify_bundle(
         # 7. Media: every byte is hashed while the next steps are taken, and what is found is said after theirs.
         tasks = _media_tasks(root, present, payload, twice=twice)
         tasks += [partial(_check_beside, root, *named, payload[named[0]]) for named in {**beside, **versions}.items()]
-        with _OnAllCores(tasks) as media:
+        with _OnAllCores(tasks) as hashing:
             # 5. Receipts.
             for one in recordings:
                 _check_receipts(root, one, vault)
-            apart = sum(len(one.segments) + len(one.beside) for one in unclosed) + sum(
-                len(s.versions) for s in series
-            )
+            apart = sum(len(one.segments) + len(one.beside) for one in unclosed)
+            apart += sum(len(one.versions) for one in series)
             done(5, "receipts", segments=report.segments + apart)
             # 6. Proofs.
             proofs = [name for name in files if name.startswith("proofs/")]
@@ -961,7 +960,7 @@ def verify_bundle(
                 order = _check_disposal(statements, tombstone, recordings)
                 report.disposed[tombstone.id] = tombstone.said["disposed_at"]
                 done(6, "disposed", name=tombstone.id, at=tombstone.said["disposed_at"], order=order)
-            media.finish()
+            hashing.finish()
         report.size = sum(each["size"] for one in present for each in one.segments)
         report.size += sum(each["size"] for each in [*beside.values(), *versions.values()])
         done(7, "media", size=report.size)

@@ -5,6 +5,7 @@ aiohttp spends an eighth of what httpx does on a call as small as most of these 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,8 +16,10 @@ from yarl import URL
 
 from services.vault.errors import StoreUnavailable
 
-CHUNK = 256 * 1024
-ANSWER_SECONDS = 12.0
+_CHUNK = 256 * 1024
+_CHUNK_SECONDS = 60.0
+"""How long a reader waits for a chunk, however it trickles."""
+_ANSWER_SECONDS = 12.0
 """How long an answer may take as a whole, beside the time its bytes need: less than the api waits for ours."""
 _SLOWEST_BYTES_PER_SECOND = 64 * 1024
 _CONNECT_SECONDS = 3.0
@@ -24,9 +27,9 @@ _AT_ONCE = 64
 _UNASKED = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 
 
-def seconds_for(size: int) -> float:
+def _seconds_for(size: int) -> float:
     """How long a call that moves so many bytes may take, however it trickles."""
-    return ANSWER_SECONDS + size / _SLOWEST_BYTES_PER_SECOND
+    return _ANSWER_SECONDS + size / _SLOWEST_BYTES_PER_SECOND
 
 
 @dataclass(frozen=True)
@@ -57,20 +60,21 @@ class Calls:
     async def ask(
         self, method: str, url: str, headers: Mapping[str, str], content: bytes | BinaryIO = b"", *, size: int = 0
     ) -> Answer:
-        """Raises StoreUnavailable where no answer comes in `seconds_for` the content's bytes; of a file, `size`."""
-        seconds = seconds_for(len(content) if isinstance(content, bytes) else size)
+        """Raises StoreUnavailable where no answer comes within 12 s and what the content's bytes need,
+        however it trickles; of a file, `size` bytes."""
+        seconds = _seconds_for(len(content) if isinstance(content, bytes) else size)
         timeout = aiohttp.ClientTimeout(seconds, sock_connect=_CONNECT_SECONDS)
         try:
             async with self._request(method, url, headers, timeout, content) as response:
                 return Answer(method, url, response.status, response.headers, await response.read())
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise StoreUnavailable(f"{method}: {error!r}") from error
+            raise StoreUnavailable(f"{method}, within {seconds:.0f} s: {error!r}") from error
 
     @asynccontextmanager
     async def reading(self, url: str, headers: Mapping[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
-        """An answer whose bytes are taken piece by piece, each within `ANSWER_SECONDS`. Raises StoreUnavailable, also
+        """An answer whose bytes are taken piece by piece, each within seconds. Raises StoreUnavailable, also
         for what the block reads."""
-        timeout = aiohttp.ClientTimeout(sock_connect=_CONNECT_SECONDS, sock_read=ANSWER_SECONDS)
+        timeout = aiohttp.ClientTimeout(sock_connect=_CONNECT_SECONDS, sock_read=_ANSWER_SECONDS)
         try:
             async with self._request("GET", url, headers, timeout) as response:
                 yield response
@@ -91,7 +95,7 @@ class Calls:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 skip_auto_headers=_UNASKED,
                 auto_decompress=False,
-                read_bufsize=CHUNK,
+                read_bufsize=_CHUNK,
             )
         return self._session.request(
             method,
@@ -101,3 +105,13 @@ class Calls:
             timeout=timeout,
             allow_redirects=False,
         )
+
+
+async def chunk_of(response: aiohttp.ClientResponse) -> bytes:
+    """The next 256 KiB, or what is left. Raises StoreUnavailable where they do not come."""
+    try:
+        return await asyncio.wait_for(response.content.readexactly(_CHUNK), _CHUNK_SECONDS)
+    except asyncio.IncompleteReadError as end:
+        return end.partial
+    except TimeoutError as error:
+        raise StoreUnavailable(f"no {_CHUNK} bytes in time") from error

@@ -7,7 +7,6 @@ store's clock once it has refused one signed by ours. How far the two clocks dif
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -15,7 +14,7 @@ from urllib.parse import unquote_plus
 from xml.etree import ElementTree
 
 from services.vault.errors import ClockDrift, StoreFull, StoreUnavailable
-from services.vault.stores.calls import Answer, seconds_for
+from services.vault.stores.calls import Answer
 from services.vault.stores.port import StoredName, StoredObject
 
 FULL = 507
@@ -64,18 +63,11 @@ class Hearing:
         self._ahead = ahead if abs(ahead) > _TOLERANCE else timedelta()
         return True
 
-    async def asked(self, send: Callable[[datetime], Awaitable[Answer]], size: int = 0) -> Answer:
+    async def asked(self, send: Callable[[datetime], Awaitable[Answer]]) -> Answer:
         """The answer to what `send` sends, signed by the time it is given; sent again where it was refused and the
-        store's clock turns out to be another. Raises StoreUnavailable where no answer comes in `seconds_for(size)`.
-        """
-        try:
-            async with asyncio.timeout(seconds_for(size)):
-                response = await send(self.now())
-                if self.refused(response.status_code, response.headers):
-                    response = await send(self.now())
-        except TimeoutError as error:
-            raise StoreUnavailable(f"no answer within {seconds_for(size):.0f} s") from error
-        return response
+        store's clock turns out to be another."""
+        answer = await send(self.now())
+        return await send(self.now()) if self.refused(answer.status_code, answer.headers) else answer
 
 
 def stored_object(key: str, found: Mapping[str, str]) -> StoredObject:

@@ -8,7 +8,6 @@ run by a command of its own, never by the service.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,7 +15,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 from urllib.parse import quote, urlencode, urlsplit
 
-from aiohttp import StreamReader
 from minio.credentials.credentials import Credentials
 from minio.signer import sign_v4_s3
 from minio.time import to_amz_date
@@ -25,7 +23,7 @@ from pydantic import SecretStr
 from services.vault.contract.wire import TICKET_SECONDS, Lock
 from services.vault.errors import NotInStore, StillLocked, StoredDiffers, StoreUnavailable
 from services.vault.settings import Settings
-from services.vault.stores.calls import CHUNK, Answer, Calls
+from services.vault.stores.calls import Answer, Calls, chunk_of
 from services.vault.stores.hearing import (
     FULL,
     INTENT,
@@ -41,8 +39,6 @@ from services.vault.stores.port import GetTicket, Part, PutTicket, StoredName, S
 
 _UNSIGNED = "UNSIGNED-PAYLOAD"
 _EMPTY = hashlib.sha256(b"").hexdigest()
-_CHUNK_SECONDS = 60.0
-"""How long a reader waits for a chunk, however it trickles."""
 _NO_EXTRACT = {"x-amz-meta-snowball-auto-extract": "false"}
 """MinIO unpacks a tar that is put with this header set to true, into any keys of the bucket, and the header
 need not be signed to be obeyed. Signed as false it cannot be set."""
@@ -74,13 +70,13 @@ class S3Store:
         self._buckets = {"evidence": self._evidence, "log": self._log, "probe": settings.s3_probe_bucket}
         self._heard = Hearing()
         self._buckets["staging"] = settings.s3_staging_bucket
-        self._calls = Calls()
+        self.calls = Calls()
 
     async def start(self) -> None:
         """Nothing: whether the store is fit is `conformance.require`'s to say, and connections open by themselves."""
 
     async def stop(self) -> None:
-        await self._calls.aclose()
+        await self.calls.aclose()
 
     def put_ticket(
         self, key: str, sha256: str, size: int, retain_until: datetime, now: datetime, intent: str = ""
@@ -125,9 +121,9 @@ class S3Store:
 
         def send(now: datetime) -> Awaitable[Answer]:
             ticket = self.put_ticket(key, sha256, len(data), self._heard.lockable(retain_until), now)
-            return self._calls.ask("PUT", url, ticket.headers, data)
+            return self.calls.ask("PUT", url, ticket.headers, data)
 
-        response = await self._heard.asked(send, len(data))
+        response = await self._heard.asked(send)
         if response.status_code not in (200, 412):
             raise refusal(response.status_code, code_of(response.text), "PUT")
         found = await self.head(key)
@@ -162,7 +158,7 @@ class S3Store:
         payload = hashlib.sha256(content).hexdigest()
 
         def send(now: datetime) -> Awaitable[Answer]:
-            return self._calls.ask("PUT", url, self._signed("PUT", url, headers, self._keep, payload, now), content)
+            return self.calls.ask("PUT", url, self._signed("PUT", url, headers, self._keep, payload, now), content)
 
         response = await self._heard.asked(send)
         if response.status_code == 404:
@@ -175,7 +171,7 @@ class S3Store:
         url = self._url(self._evidence, key, f"versionId={quote(version, safe='')}")
 
         def send(now: datetime) -> Awaitable[Answer]:
-            return self._calls.ask("DELETE", url, self._signed("DELETE", url, {}, who, _EMPTY, now))
+            return self.calls.ask("DELETE", url, self._signed("DELETE", url, {}, who, _EMPTY, now))
 
         response = await self._heard.asked(send)
         if response.status_code == 400:
@@ -199,7 +195,7 @@ class S3Store:
         url = self._url(self._log, path)
 
         def send(now: datetime) -> Awaitable[Answer]:
-            return self._calls.ask("DELETE", url, self._signed("DELETE", url, {}, self._keep, _EMPTY, now))
+            return self.calls.ask("DELETE", url, self._signed("DELETE", url, {}, self._keep, _EMPTY, now))
 
         response = await self._heard.asked(send)
         if response.status_code not in (200, 204, 404):
@@ -225,17 +221,14 @@ class S3Store:
     async def fetch(self, ticket: GetTicket, part: Part | None) -> AsyncIterator[bytes]:
         """What lies there, or a part of it. Raises NotInStore."""
         headers = ticket.headers | ({"range": f"bytes={part[0]}-{part[1] - 1}"} if part else {})
-        async with self._calls.reading(ticket.url, headers) as response:
+        async with self.calls.reading(ticket.url, headers) as response:
             if response.status == 404:
                 raise NotInStore(urlsplit(ticket.url).path)
             if response.status != (206 if part else 200):
                 self._heard.refused(response.status, response.headers)
                 raise StoreUnavailable(f"GET answered {response.status}")
-            try:
-                while chunk := await asyncio.wait_for(_filled(response.content), _CHUNK_SECONDS):
-                    yield chunk
-            except TimeoutError as error:
-                raise StoreUnavailable(f"no {CHUNK} bytes within {_CHUNK_SECONDS:.0f} s") from error
+            while chunk := await chunk_of(response):
+                yield chunk
 
     async def publish(self, path: str, data: bytes, *, immutable: bool) -> None:
         # What is replaced is named, so that a PUT which lands late cannot bring an older checkpoint back.
@@ -246,9 +239,9 @@ class S3Store:
 
         def send(now: datetime) -> Awaitable[Answer]:
             signed = self._signed("PUT", url, headers, self._keep, payload, now)
-            return self._calls.ask("PUT", url, signed, data)
+            return self.calls.ask("PUT", url, signed, data)
 
-        response = await self._heard.asked(send, len(data))
+        response = await self._heard.asked(send)
         if response.status_code == 412 and await self.published(path) != data:
             raise StoredDiffers(f"{path} was published with other bytes")
         if response.status_code not in (200, 412):
@@ -287,7 +280,7 @@ class S3Store:
             identity = {"put": self._put, "keep": self._keep, "probe": self._probe}[who]
             payload = _UNSIGNED if ticket else hashlib.sha256(content).hexdigest()
             sent = self._signed(method, url, sent, identity, payload, self._heard.now())
-        response = await self._calls.ask(method, url, change(sent) if change else sent, content)
+        response = await self.calls.ask(method, url, change(sent) if change else sent, content)
         if response.status_code == FULL:
             raise refusal(response.status_code, code_of(response.text), method)
         return response
@@ -316,7 +309,7 @@ class S3Store:
 
         def send(now: datetime) -> Awaitable[Answer]:
             signed = self._signed(method, url, headers or {}, self._keep, _EMPTY, now)
-            return self._calls.ask(method, url, signed)
+            return self.calls.ask(method, url, signed)
 
         response = await self._heard.asked(send)
         if response.status_code == 404 and absent_is_none:
@@ -349,14 +342,6 @@ class S3Store:
             date=now,
         )
         return {name: str(value) for name, value in signed.items() if name != "host"}
-
-
-async def _filled(content: StreamReader) -> bytes:
-    """The next `CHUNK` bytes, or what is left."""
-    try:
-        return await content.readexactly(CHUNK)
-    except asyncio.IncompleteReadError as end:
-        return end.partial
 
 
 def _version(version: str | None) -> str:

@@ -17,7 +17,6 @@ from typing import BinaryIO, Protocol
 
 from services.vault.errors import StoreUnavailable
 from services.vault.settings import Settings
-from services.vault.stores.calls import Calls
 from services.vault.stores.local import chunks_of
 from services.vault.stores.port import Part
 from services.vault.stores.s3 import S3Store
@@ -96,13 +95,12 @@ class FolderStaging:
 class S3Staging:
     def __init__(self, settings: Settings):
         self._store = S3Store(settings)
-        self._calls = Calls()
 
     async def keep(self, key: str, source: Path, sha256: str) -> None:
-        size = await asyncio.to_thread(lambda: source.stat().st_size)
-        told = {"content-length": str(size)}
-        ticket = self._store.as_keep("PUT", "staging", key, payload=sha256, headers=told)
         with source.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            told = {"content-length": str(size)}
+            ticket = self._store.as_keep("PUT", "staging", key, payload=sha256, headers=told)
             await self._send("PUT", ticket.url, ticket.headers, file if size else b"", (200,), size=size)
 
     async def read(self, key: str, part: Part) -> AsyncIterator[bytes]:
@@ -127,12 +125,11 @@ class S3Staging:
         *,
         size: int = 0,
     ) -> None:
-        answer = await self._calls.ask(method, url, headers, content, size=size)
+        answer = await self._store.calls.ask(method, url, headers, content, size=size)
         if answer.status_code not in wanted:
             raise StoreUnavailable(f"{method} of a copy answered {answer.status_code}")
 
     async def stop(self) -> None:
-        await self._calls.aclose()
         await self._store.stop()
 
 
