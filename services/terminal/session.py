@@ -13,9 +13,11 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
+from services.media.clock import Clock
+from services.media.cut import Cut, CutError
+from services.media.fmp4 import Cutter
 from services.terminal.api import Api
-from services.terminal.capture import Capture, CaptureFailed, Clock, arguments
-from services.terminal.cutter import Cut, CutError, Cutter
+from services.terminal.capture import Capture, CaptureFailed, arguments
 from services.terminal.home import Enrolled, Home
 from services.terminal.line import RecordingStuck
 from services.terminal.pins import Follower, Pinned

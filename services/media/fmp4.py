@@ -14,7 +14,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from services.vault.contract.wire import MAX_SEGMENT_BYTES, Media
+from services.media.cut import MAX_BYTES, Cut, CutError
 
 MAX_METADATA_BYTES = 4 * 1024 * 1024
 """The largest box other than `mdat` that is taken."""
@@ -22,20 +22,6 @@ MAX_METADATA_BYTES = 4 * 1024 * 1024
 _DROPPED = {b"styp", b"sidx", b"ssix", b"mfra", b"free", b"skip"}
 _TAKEN = {b"ftyp", b"moov", b"moof", b"mdat"} | _DROPPED
 _NON_SYNC = 0x10000
-
-
-class CutError(ValueError):
-    """The stream is not fragmented MP4 of the shape a recording has."""
-
-
-@dataclass(frozen=True)
-class Cut:
-    """One segment's bytes. `media_ms` is where it begins on the stream's own time line."""
-
-    media: Media
-    data: bytes
-    duration_ms: int
-    media_ms: int
 
 
 @dataclass
@@ -67,12 +53,24 @@ class Cutter:
     With `whole_gops` the stream promises that every fragment begins with a key frame, so a cut is known as
     soon as a fragment ends; otherwise it is known when the next fragment's head arrives. A segment never
     grows past `max_bytes`. Raises CutError at the first byte that breaks the shape; nothing may be fed after.
+
+    With `patient` a stream need not be well made: a segment is cut without a key frame where none comes for
+    `longest_seconds` or before `max_bytes`, and a stream that begins again with another `moov` yields another init.
     """
 
-    def __init__(self, *, target_seconds: float, max_bytes: int = MAX_SEGMENT_BYTES, whole_gops: bool = False):
+    def __init__(
+        self,
+        *,
+        target_seconds: float,
+        max_bytes: int = MAX_BYTES,
+        whole_gops: bool = False,
+        patient: bool = False,
+        longest_seconds: float = 10.0,
+    ):
         self.target_seconds = target_seconds
         self._max_bytes = max_bytes
         self._whole_gops = whole_gops
+        self._patient, self._longest = patient, longest_seconds
         self._buffer = bytearray()
         self._ftyp: bytes | None = None
         self._tracks: dict[int, _Track] = {}
@@ -123,12 +121,13 @@ class Cutter:
         if self._moof is not None and kind != b"mdat":
             raise CutError("a moof is not followed by its mdat")
         if kind == b"ftyp":
-            if self._ftyp is not None:
+            if self._ftyp is not None and not self._patient:
                 raise CutError("a second ftyp")
             self._ftyp = box
         elif kind == b"moov":
-            if self._tracks:
+            if self._tracks and not self._patient:
                 raise CutError("a new moov: the stream began again")
+            yield from self._emit()
             if self._ftyp is None:
                 raise CutError("a moov without an ftyp before it")
             self._tracks = _tracks(box)
@@ -144,12 +143,14 @@ class Cutter:
             yield from self._add(_fragment(moof, self._tracks, self._clock), moof + box)
 
     def _add(self, fragment: _Fragment, data: bytes) -> Iterator[Cut]:
-        if fragment.sync and self._segment is not None:
+        if self._segment is not None:
             full = len(self._segment.data) + len(data) > self._max_bytes
-            if full or self._segment.duration + 1e-3 >= self.target_seconds:
+            due = fragment.sync and self._segment.duration + 1e-3 >= self.target_seconds
+            overdue = self._patient and (full or self._segment.duration >= self._longest)
+            if due or overdue or (fragment.sync and full):
                 yield from self._emit()
         if self._segment is None:
-            if not fragment.sync:
+            if not fragment.sync and not self._patient:
                 raise CutError("a fragment where a segment has to begin does not begin with a key frame")
             self._segment = _Segment(start=fragment.start)
         self._segment.data += data

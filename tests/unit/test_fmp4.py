@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.media.cut import Cut, CutError
+from services.media.fmp4 import MAX_METADATA_BYTES, Cutter
 from services.terminal.capture import find_ffmpeg
-from services.terminal.cutter import MAX_METADATA_BYTES, Cut, CutError, Cutter
 
 FLAGS = "+frag_keyframe+empty_moov+default_base_moof"
 
@@ -165,3 +166,25 @@ def test_damage_is_refused_or_passed_on_but_never_crashes(stream: bytes, data: s
     except CutError:
         return
     assert all(cut.duration_ms >= 0 for cut in cuts)
+
+
+def test_a_patient_cutter_ends_segments_without_key_frames_by_time_and_bytes() -> None:
+    data = encode(6, "-g", "1000", "-frag_duration", "200000", movflags="+empty_moov+default_base_moof")
+    whole = b"".join(box for kind, box in boxes(data) if kind != b"mfra")
+    for limits in ({"longest_seconds": 2.0}, {"max_bytes": 30_000}):
+        cutter = Cutter(target_seconds=1, patient=True, **limits)  # type: ignore[arg-type]
+        init, *media = cutter.feed(data) + cutter.finish()
+        assert init.media == "init"
+        assert len(media) >= 3
+        assert init.data + b"".join(cut.data for cut in media) == whole
+        assert max(len(cut.data) for cut in media) <= limits.get("max_bytes", 1 << 30)
+        assert max(cut.duration_ms for cut in media) <= 1000 * limits.get("longest_seconds", 60) + 200
+
+
+def test_a_stream_that_begins_again_gives_a_patient_cutter_another_init(stream: bytes) -> None:
+    cutter = Cutter(target_seconds=1, patient=True)
+    cuts = cutter.feed(stream + stream) + cutter.finish()
+    assert [cut.media for cut in cuts] == (["init"] + ["media"] * 4) * 2
+    once = Cutter(target_seconds=1)
+    with pytest.raises(CutError):
+        once.feed(stream + stream)

@@ -1,0 +1,1 @@
+"""What a recording is made of, byte by byte: pure, and known to whoever cuts."""
