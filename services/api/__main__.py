@@ -14,6 +14,7 @@ import uvicorn
 from pydantic import ValidationError
 
 from services.api.app import create_app, work
+from services.api.server import Protocol
 from services.api.settings import Settings
 
 
@@ -36,6 +37,8 @@ def main() -> int:
         return 64
     uvicorn.run(
         app,
+        http=Protocol,
+        loop="uvloop",
         host=settings.host,
         port=settings.port,
         timeout_keep_alive=75,

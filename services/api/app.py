@@ -23,9 +23,12 @@ from services.api.identity import routes as identity
 from services.api.jobs import routes as job_routes
 from services.api.recorders import revocation
 from services.api.recorders import routes as recorders
-from services.api.recordings import manifests
+from services.api.recordings import manifests, pushing
 from services.api.recordings import routes as recordings
-from services.api.recordings.doors import direct
+from services.api.recordings.doors import direct, push
+from services.api.recordings.doors.feeding import Inits, Means
+from services.api.recordings.holding import Holder
+from services.api.recordings.reading import Reader
 from services.api.settings import Settings
 from services.jobs import Jobs
 from services.vault.contract import http, wire
@@ -56,7 +59,16 @@ def create_app(settings: Settings) -> FastAPI:
             VaultClient(settings.vault_url, key) as vault,
             httpx.AsyncClient(timeout=httpx.Timeout(20, connect=3), limits=limits, trust_env=False) as store,
         ):
-            app.state.vault, app.state.store = vault, store
+            app.state.vault, app.state.reader = vault, Reader(vault, store)
+            app.state.push_means = Means(
+                app.state.sessions,
+                vault,
+                Holder(app.state.sessions, vault, store),
+                app.state.reader,
+                Inits(),
+                timedelta(seconds=settings.push_idle_seconds),
+            )
+            app.state.push_bodies = push.Bodies(settings.push_bodies)
             loops = [asyncio.create_task(_learn_lock(app, vault))]
             if settings.work:
                 loops.append(asyncio.create_task(jobs_of(settings, engine, vault).work()))
@@ -81,7 +93,7 @@ def create_app(settings: Settings) -> FastAPI:
     problems.install(app)
     for kind, handler in list(app.exception_handlers.items()):
         app.add_exception_handler(kind, _for_people(handler))
-    rooms = (identity.router, job_routes.router, recorders.router, direct.router, recordings.router)
+    rooms = (identity.router, job_routes.router, recorders.router, direct.router, push.router, recordings.router)
     for routes in (*rooms, console.router):
         app.include_router(routes)
     app.add_api_route("/healthz", _healthy, methods=["GET"], include_in_schema=False)
@@ -99,6 +111,7 @@ def jobs_of(settings: Settings, engine: AsyncEngine, vault: VaultClient) -> Jobs
     queue.every("revocations", revocation.TELL_SECONDS, lambda: revocation.tell_untold(sessions, vault))
     after = timedelta(seconds=settings.lost_after_seconds)
     queue.every("close-lost", settings.lost_every_seconds, lambda: manifests.close_lost(sessions, vault, after=after))
+    queue.every("close-idle", pushing.CLOSE_SECONDS, lambda: pushing.close_idle(sessions, vault))
     return queue
 
 
@@ -153,7 +166,9 @@ def _refuse(scope: http.Scope, status: int) -> Response:
     return console.problem_page(request, problem) if console.speaks_to(request) else problem
 
 
-def _limit_of(_method: str, path: str) -> int:
+def _limit_of(_method: str, path: str) -> int | None:
+    if path.startswith("/v1/push/"):
+        return None
     if path.endswith("/close"):
         return wire.MAX_CLOSING_BYTES * 2
     return wire.MAX_MESSAGE_BYTES if path.endswith(("/exchange", "/v1/exports")) else _SMALL_BODY

@@ -57,6 +57,18 @@ class NoSuchRecorder(ApiError):
     """No such recorder, or none this person may see."""
 
 
+class NoSuchAddress(ApiError):
+    """This source has no such push address."""
+
+
+class TooManyAddresses(ApiError):
+    """The source has as many valid push addresses as it may."""
+
+
+class AddressInvalid(ApiError):
+    """The push address is unknown, lapsed or revoked; which of these is not said."""
+
+
 class NoSuchRecording(ApiError):
     """No such recording, or none this person or recorder may see."""
 
@@ -91,3 +103,35 @@ class NoSuchJob(ApiError):
 
 class VaultUnavailable(ApiError):
     """The vault did not answer: what was asked has no effect until it does."""
+
+
+class MediaUnknown(ApiError):
+    """What was pushed is neither fragmented MP4 nor MPEG-TS nor a playlist."""
+
+
+class MediaBroken(ApiError):
+    """What was pushed broke its own format; what came before is sealed."""
+
+
+class NoInit(ApiError):
+    """Fragments without the init segment that they need."""
+
+
+class NameTaken(ApiError):
+    """Other bytes were pushed under a name before; these are kept beside them."""
+
+
+class PushSuperseded(ApiError):
+    """Another connection has begun to push to the same address."""
+
+
+class PushTooMany(ApiError):
+    """As many bodies as may be are open already, for this address or for all."""
+
+
+class PushTooLarge(ApiError):
+    """A segment or a playlist over its limit."""
+
+
+class PushIdle(ApiError):
+    """Nothing came for too long; what came before is sealed."""

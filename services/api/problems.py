@@ -26,6 +26,17 @@ PROBLEMS: dict[type[errors.ApiError], tuple[int, str, str]] = {
     errors.CodeInvalid: (403, "code-invalid", "登记码无效、已过期或已被使用。"),
     errors.ProofInvalid: (422, "proof-invalid", "登记请求未由所提交的密钥签名。"),
     errors.NoSuchRecorder: (404, "no-such-recorder", "没有这台执法记录仪。"),
+    errors.NoSuchAddress: (404, "no-such-address", "该来源没有这一推流地址。"),
+    errors.TooManyAddresses: (409, "too-many-addresses", "该来源有效的推流地址过多，请先吊销不用的。"),
+    errors.AddressInvalid: (403, "address-invalid", "推流地址无效、已过期或已被吊销。"),
+    errors.MediaUnknown: (415, "media-unknown", "推来的不是分片 MP4、MPEG-TS 或播放列表。"),
+    errors.MediaBroken: (400, "media-broken", "推来的内容不合其格式，此前完整的片段已经封存。"),
+    errors.NoInit: (412, "no-init", "还没有收到这一路的初始化段。"),
+    errors.NameTaken: (409, "name-taken", "同名片段已经封存且内容不同；新内容已并存封存，未替换原内容。"),
+    errors.PushSuperseded: (409, "push-superseded", "同一地址已有新的连接，此连接结束。"),
+    errors.PushTooMany: (429, "push-too-many", "同时推流的连接过多，请稍后再试。"),
+    errors.PushTooLarge: (413, "push-too-large", "推来的片段超过允许的大小。"),
+    errors.PushIdle: (408, "push-idle", "长时间没有收到数据，连接结束；此前完整的片段已经封存。"),
     errors.NoSuchRecording: (404, "no-such-recording", "没有这条音像记录。"),
     errors.RecordingDiffers: (409, "recording-differs", "该编号已被另一台执法记录仪使用。"),
     errors.RecordingEmpty: (409, "nothing-sealed", "音像记录还没有任何已封存的片段，不能导出。"),
@@ -40,7 +51,7 @@ PROBLEMS: dict[type[errors.ApiError], tuple[int, str, str]] = {
 
 def of(error: errors.ApiError) -> Response:
     status, slug, title = PROBLEMS[type(error)]
-    headers = {"retry-after": "2"} if status == 503 else None
+    headers = {"retry-after": "2"} if status in (429, 503) else None
     return http.problem(status, slug, title, detail=error.detail, headers=headers, **error.extra)
 
 

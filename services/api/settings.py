@@ -27,6 +27,12 @@ class Settings(BaseSettings):
     session_hours: Annotated[int, Field(ge=1, le=24)] = 12
     segment_seconds: Annotated[int, Field(ge=1, le=10)] = 4
     """Length of segments while nobody watches; it is one second while somebody does."""
+    push_idle_seconds: Annotated[float, Field(gt=0)] = 300
+    """How long a pushed recording waits for its source to come back before the server closes it."""
+    push_bodies: Annotated[int, Field(ge=1)] = 400
+    """How many push bodies this process takes at once."""
+    push_mbit_per_second: Annotated[float, Field(gt=0)] = 100
+    """Faster than this a push body is made to wait."""
     lost_after_seconds: Annotated[float, Field(gt=0)] = 24 * 3600
     """How long a terminal must have been silent before the server closes its recording."""
     lost_every_seconds: Annotated[float, Field(gt=0)] = 60

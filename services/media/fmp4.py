@@ -55,7 +55,8 @@ class Cutter:
     grows past `max_bytes`. Raises CutError at the first byte that breaks the shape; nothing may be fed after.
 
     With `patient` a stream need not be well made: a segment is cut without a key frame where none comes for
-    `longest_seconds` or before `max_bytes`, and a stream that begins again with another `moov` yields another init.
+    `longest_seconds` or before fragments have been joined to `joined_bytes`, and a stream that begins again with
+    another `moov` yields another init.
     """
 
     def __init__(
@@ -65,12 +66,13 @@ class Cutter:
         max_bytes: int = MAX_BYTES,
         whole_gops: bool = False,
         patient: bool = False,
+        joined_bytes: int = MAX_BYTES,
         longest_seconds: float = 10.0,
     ):
         self.target_seconds = target_seconds
         self._max_bytes = max_bytes
         self._whole_gops = whole_gops
-        self._patient, self._longest = patient, longest_seconds
+        self._patient, self._longest, self._joined = patient, longest_seconds, min(joined_bytes, max_bytes)
         self._buffer = bytearray()
         self._ftyp: bytes | None = None
         self._tracks: dict[int, _Track] = {}
@@ -144,7 +146,7 @@ class Cutter:
 
     def _add(self, fragment: _Fragment, data: bytes) -> Iterator[Cut]:
         if self._segment is not None:
-            full = len(self._segment.data) + len(data) > self._max_bytes
+            full = len(self._segment.data) + len(data) > (self._joined if self._patient else self._max_bytes)
             due = fragment.sync and self._segment.duration + 1e-3 >= self.target_seconds
             overdue = self._patient and (full or self._segment.duration >= self._longest)
             if due or overdue or (fragment.sync and full):

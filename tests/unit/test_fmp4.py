@@ -171,13 +171,13 @@ def test_damage_is_refused_or_passed_on_but_never_crashes(stream: bytes, data: s
 def test_a_patient_cutter_ends_segments_without_key_frames_by_time_and_bytes() -> None:
     data = encode(6, "-g", "1000", "-frag_duration", "200000", movflags="+empty_moov+default_base_moof")
     whole = b"".join(box for kind, box in boxes(data) if kind != b"mfra")
-    for limits in ({"longest_seconds": 2.0}, {"max_bytes": 30_000}):
-        cutter = Cutter(target_seconds=1, patient=True, **limits)  # type: ignore[arg-type]
+    for limits in ({"longest_seconds": 2.0}, {"joined_bytes": 30_000}):
+        cutter = Cutter(target_seconds=1, patient=True, **limits)
         init, *media = cutter.feed(data) + cutter.finish()
         assert init.media == "init"
         assert len(media) >= 3
         assert init.data + b"".join(cut.data for cut in media) == whole
-        assert max(len(cut.data) for cut in media) <= limits.get("max_bytes", 1 << 30)
+        assert max(len(cut.data) for cut in media) <= limits.get("joined_bytes", 1 << 30)
         assert max(cut.duration_ms for cut in media) <= 1000 * limits.get("longest_seconds", 60) + 200
 
 

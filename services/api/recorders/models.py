@@ -1,4 +1,4 @@
-"""Recorders 执法记录仪, their enrolment codes and keys."""
+"""Sources of recordings (recorders 执法记录仪 and others), their enrolment codes and keys, and push addresses."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from services.api.database import Table, Time
 
 
 class Recorder(Table, table=True):
+    """A source of recordings, of whatever kind."""
+
     __tablename__ = "recorders"
     id: UUID = Field(primary_key=True)
     unit_id: UUID
     officer_id: UUID | None = None
     name: str
+    kind: str = "recorder"
     created_at: datetime = Field(sa_type=Time)
 
 
@@ -49,3 +52,19 @@ class RecorderKey(Table, table=True):
 
     def public_text(self) -> str:
         return base64.b64encode(self.public_key).decode()
+
+
+class PushAddress(Table, table=True):
+    """A capability URL of one source: who knows it may push, and nothing else. Only its token's digest is kept."""
+
+    __tablename__ = "push_addresses"
+    id: UUID = Field(primary_key=True)
+    recorder_id: UUID
+    token_sha256: bytes = Field(sa_type=LargeBinary)
+    remuxed_by: str | None = None
+    """The gateway that takes the media apart and together again before it comes here."""
+    made_by: UUID
+    made_at: datetime = Field(sa_type=Time)
+    expires_at: datetime = Field(sa_type=Time)
+    revoked_by: UUID | None = None
+    revoked_at: datetime | None = Field(default=None, sa_type=Time)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from services.api.database import Db, Maker
 from services.api.identity.dependencies import Acting, SignedIn
-from services.api.recorders import revocation, service
+from services.api.recorders import addresses, revocation, service
 from services.api.recorders.schemas import (
+    AddressView,
     CodeView,
     Enrolled,
     Enrolment,
     KeyView,
+    MadeAddress,
+    NewAddress,
     NewRecorder,
     RecorderPage,
     RecorderView,
@@ -30,14 +33,19 @@ async def recorders(who: SignedIn, db: Db) -> RecorderPage:
     who.require("manage-recorders")
     found = await service.recorders(db, who)
     keys = await service.keys_of(db, [row.id for row in found])
-    items = [RecorderView.model_validate(row, from_attributes=True) for row in found]
-    return RecorderPage(items=[item.model_copy(update={"keys": keys.get(item.id, [])}) for item in items])
+    pushes = await addresses.newest_of(db, [row.id for row in found])
+    items = []
+    for row in found:
+        view = RecorderView.model_validate(row, from_attributes=True)
+        shown = [AddressView.model_validate(each, from_attributes=True) for each in pushes.get(row.id, [])]
+        items.append(view.model_copy(update={"keys": keys.get(row.id, []), "addresses": shown}))
+    return RecorderPage(items=items)
 
 
 @router.post("/recorders", status_code=201)
 async def register(message: NewRecorder, who: Acting, db: Db) -> RecorderView:
     who.require("manage-recorders")
-    recorder = await service.register(db, who.unit_id, message.name, message.officer_id)
+    recorder = await service.register(db, who.unit_id, message.name, message.officer_id, message.kind)
     return RecorderView.model_validate(recorder, from_attributes=True)
 
 
@@ -46,6 +54,24 @@ async def issue_code(recorder: UUID, who: Acting, db: Db) -> CodeView:
     who.require("manage-recorders")
     code, expires_at = await service.issue_code(db, who.unit_id, recorder)
     return CodeView(code=code, expires_at=expires_at)
+
+
+@router.post("/recorders/{recorder}/push-addresses", status_code=201)
+async def make_address(
+    recorder: UUID, message: NewAddress, who: Acting, db: Db, request: Request, response: Response
+) -> MadeAddress:
+    who.require("manage-recorders")
+    token, made = await addresses.make(db, who, recorder, days=message.days, remuxed_by=message.remuxed_by)
+    response.headers["cache-control"] = "no-store"
+    view = AddressView.model_validate(made, from_attributes=True)
+    return MadeAddress(**view.model_dump(), url=f"{request.app.state.settings.public_url}/v1/push/{token}/")
+
+
+@router.post("/recorders/{recorder}/push-addresses/{address}/revocation")
+async def revoke_address(recorder: UUID, address: UUID, who: Acting, db: Db) -> AddressView:
+    """From the next segment on nothing comes in by it; repeat until answered."""
+    who.require("manage-recorders")
+    return AddressView.model_validate(await addresses.revoke(db, who, recorder, address), from_attributes=True)
 
 
 @router.post("/recorders/{recorder}/revocation")

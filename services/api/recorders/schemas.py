@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, StringConstraints
+from pydantic import BaseModel, Field, StringConstraints
 
 from services.api.database import STORABLE
 from services.vault.contract.wire import KeyId, RevocationCode, VaultIdentity
@@ -16,8 +16,14 @@ Base64Key = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]{43}=$")]
 Base64Signature = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]{86}==$")]
 
 
+Kind = Literal["recorder", "dock", "phone", "encoder", "gateway", "hall-camera", "instrument"]
+
+
 class NewRecorder(BaseModel):
+    """A source of recordings. `kind` says what it is, and with that what its recordings are worth."""
+
     name: Name
+    kind: Kind = "recorder"
     officer_id: UUID | None = None
 
 
@@ -32,14 +38,38 @@ class KeyView(BaseModel):
     revocation_index: int | None
 
 
+class NewAddress(BaseModel):
+    """`remuxed_by` names the gateway that takes the media apart and together again before it comes here."""
+
+    days: Annotated[int, Field(ge=1, le=366)] = 90
+    remuxed_by: Name | None = None
+
+
+class AddressView(BaseModel):
+    id: UUID
+    remuxed_by: str | None
+    made_at: datetime
+    expires_at: datetime
+    revoked_at: datetime | None
+
+
+class MadeAddress(AddressView):
+    """`url` is told this once: whoever knows it may push. Append a name, as `live.mp4`, `live.ts` or `live.m3u8`."""
+
+    url: str
+
+
 class RecorderView(BaseModel):
-    """`keys` are those it was enrolled with, the newest first; at most twenty."""
+    """`keys` are those it was enrolled with and `addresses` those it may push to, the newest first; at most twenty
+    of each."""
 
     id: UUID
     name: str
+    kind: Kind
     officer_id: UUID | None
     created_at: datetime
     keys: list[KeyView] = []
+    addresses: list[AddressView] = []
 
 
 class Revocation(BaseModel):

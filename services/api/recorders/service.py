@@ -39,11 +39,13 @@ CODE_LIFETIME = timedelta(hours=24)
 PROOF_PREFIX = b"quancheng-enrolment-v1\n"
 
 
-async def register(db: AsyncSession, unit: UUID, name: str, officer: UUID | None) -> Recorder:
+async def register(db: AsyncSession, unit: UUID, name: str, officer: UUID | None, kind: str = "recorder") -> Recorder:
     """Raises NoSuchRecorder where the officer is not of the unit."""
     if officer is not None and await db.scalar(select(col(Person.unit_id)).where(col(Person.id) == officer)) != unit:
         raise NoSuchRecorder("the officer is not of this unit")
-    recorder = Recorder(id=uuid7(), unit_id=unit, officer_id=officer, name=name, created_at=datetime.now(UTC))
+    recorder = Recorder(
+        id=uuid7(), unit_id=unit, officer_id=officer, name=name, kind=kind, created_at=datetime.now(UTC)
+    )
     db.add(recorder)
     await db.flush()
     return recorder

@@ -81,9 +81,14 @@ async def _revoked(sessions: Sessions, after: timedelta) -> list[UUID]:
         return list(await db.scalars(query.limit(_LOST_AT_ONCE)))
 
 
+async def close_by_server(sessions: Sessions, vault: VaultClient, recording: UUID, reason: wire.ServerReason) -> None:
+    """Raises VaultRefused (`nothing-sealed`, `source-not-idle`), VaultUnreachable."""
+    await _record(sessions, await vault.close_by_server(recording, wire.CloseByServer(reason=reason)))
+
+
 async def _close_lost(sessions: Sessions, vault: VaultClient, recording: UUID, reason: wire.ServerReason) -> None:
     try:
-        await _record(sessions, await vault.close_by_server(recording, wire.CloseByServer(reason=reason)))
+        await close_by_server(sessions, vault, recording, reason)
     except VaultRefused as error:
         _log.info("%s stays open: %s", recording, error)
         async with sessions.begin() as db:

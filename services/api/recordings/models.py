@@ -1,11 +1,11 @@
-"""Recordings 音像记录, their segments 片段 as the api knows them, viewings and exports."""
+"""Recordings 音像记录, their segments 片段 as the api knows them, gaps, viewings and exports."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import BigInteger
+from sqlalchemy import BigInteger, LargeBinary
 from sqlmodel import Field
 
 from services.api.database import Table, Time
@@ -19,8 +19,11 @@ class Recording(Table, table=True):
     recorder_id: UUID
     unit_id: UUID
     officer_id: UUID | None = None
-    key_id: str
+    key_id: str | None = None
+    """Whose signature closes it; a source that pushes has none."""
     state: str
+    door: str = "direct"
+    container: str = "fmp4"
     started_at: datetime = Field(sa_type=Time)
     ended_at: datetime | None = Field(default=None, sa_type=Time)
     last_segment_at: datetime | None = Field(default=None, sa_type=Time)
@@ -35,6 +38,17 @@ class Recording(Table, table=True):
     tried_at: datetime | None = Field(default=None, sa_type=Time)
     """When the server last tried in vain to close it in its terminal's stead."""
     watched_until: datetime | None = Field(default=None, sa_type=Time)
+    remuxed_by: str | None = None
+    address_id: UUID | None = None
+    rendition: str = ""
+    """Of a push that brings several streams side by side (DASH), which one."""
+    init_sha256: str | None = None
+    next_sequence: int = 0
+    """The next that the server gives to what is pushed."""
+    push_epoch: int = 0
+    """How often the source began anew: whoever pushes for an earlier epoch has been superseded."""
+    push_until: datetime | None = Field(default=None, sa_type=Time)
+    """When the server closes it, if nothing comes."""
 
 
 class Segment(Table, table=True):
@@ -54,6 +68,33 @@ class Segment(Table, table=True):
     key_id: str
     beside: bool = False
     """Sealed, and not of those that the closing speaks of: kept and shown, never played as the recording."""
+    begins_anew: bool = False
+    """The source began again here, and its media's own clock with it."""
+
+
+class PushedName(Table, table=True):
+    """What a source has put under a name, so that the same again is the same, and another is told apart."""
+
+    __tablename__ = "pushed_names"
+    recording_id: UUID = Field(primary_key=True)
+    epoch: int = Field(primary_key=True)
+    name_sha256: bytes = Field(primary_key=True, sa_type=LargeBinary)
+    sequence: int
+    sha256: str
+    started_at: datetime = Field(sa_type=Time)
+
+
+class Gap(Table, table=True):
+    """A stretch of time before a segment in which nothing was sealed, and why."""
+
+    __tablename__ = "gaps"
+    id: UUID = Field(primary_key=True)
+    recording_id: UUID
+    kind: str
+    before_sequence: int
+    from_at: datetime = Field(sa_type=Time)
+    to_at: datetime = Field(sa_type=Time)
+    noted_at: datetime = Field(sa_type=Time)
 
 
 class Viewing(Table, table=True):

@@ -11,21 +11,19 @@ import math
 from collections.abc import AsyncIterator, Sequence
 from uuid import UUID
 
-import httpx
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from services.api.database import Sessions
-from services.api.errors import NoSuchSegment, VaultUnavailable
+from services.api.errors import NoSuchSegment
 from services.api.identity.principal import Principal
 from services.api.recordings import service
 from services.api.recordings.models import Recording, Segment, Viewing
+from services.api.recordings.reading import Reader
 from services.vault.contract import wire
-from services.vault.contract.client import VaultClient
 
 _POLL_SECONDS = 0.1
-_CHUNK = 256 * 1024
 
 
 async def playlist(sessions: Sessions, who: Principal, viewing_id: UUID, *, wait_for: int | None, target: int) -> str:
@@ -57,12 +55,7 @@ async def _grown(sessions: Sessions, recording: Recording, deadline: float) -> b
 
 
 async def segment(
-    sessions: Sessions,
-    vault: VaultClient,
-    store: httpx.AsyncClient,
-    who: Principal,
-    viewing_id: UUID,
-    name: str,
+    sessions: Sessions, reader: Reader, who: Principal, viewing_id: UUID, name: str
 ) -> tuple[int, AsyncIterator[bytes]]:
     """Size and bytes of one sealed segment. Raises NoSuchSegment, VaultUnavailable."""
     sequence, _, sha256 = name.partition("-")
@@ -71,26 +64,7 @@ async def segment(
         key = (viewing.recording_id, int(sequence), sha256)
         if int(sequence) > wire.MAX_SEQUENCE or await db.get(Segment, key) is None:
             raise NoSuchSegment
-    item = wire.SegmentName(sequence=int(sequence), sha256=sha256)
-    tickets = await vault.read_tickets(viewing.recording_id, wire.ReadTicketsRequest(items=[item]))
-    ticket = tickets.tickets[0]
-    request = store.build_request("GET", ticket.url, headers=ticket.headers)
-    try:
-        response = await store.send(request, stream=True)
-    except httpx.HTTPError as error:
-        raise VaultUnavailable from error
-    if response.status_code != 200:
-        await response.aclose()
-        raise VaultUnavailable(f"the store answered {response.status_code}")
-    return ticket.size, _bytes(response)
-
-
-async def _bytes(response: httpx.Response) -> AsyncIterator[bytes]:
-    try:
-        async for chunk in response.aiter_raw(_CHUNK):
-            yield chunk
-    finally:
-        await response.aclose()
+    return await reader.stream(viewing.recording_id, wire.SegmentName(sequence=int(sequence), sha256=sha256))
 
 
 async def _listed(db: AsyncSession, viewing: Viewing, recording: Recording) -> list[Segment]:
@@ -100,7 +74,8 @@ async def _listed(db: AsyncSession, viewing: Viewing, recording: Recording) -> l
     query = query.where((col(Segment.sequence) == 0) | (col(Segment.sequence) >= viewing.first_sequence))
     query = query.where(col(Segment.beside).is_(False))
     found = list(await db.scalars(query.order_by(col(Segment.sequence), col(Segment.sealed_at))))
-    init, media = [s for s in found if s.media == "init"], [s for s in found if s.media == "media"]
+    init = [s for s in found if s.media == "init"]
+    media = [s for s in found if s.media == "media" and s.sequence >= viewing.first_sequence]
     if recording.state == "open":
         # A hole may still be filled: what lies beyond it is shown once it is, in order.
         media = [s for place, s in enumerate(media, viewing.first_sequence) if s.sequence == place]
@@ -119,18 +94,19 @@ def _render(viewing: Viewing, recording: Recording, listed: Sequence[Segment]) -
         "#EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES",
         f"#EXT-X-MEDIA-SEQUENCE:{media[0].sequence if media else viewing.first_sequence}",
     ]
+    ts = recording.container == "ts"
     if init:
         lines.append(f'#EXT-X-MAP:URI="segments/{init[0].sequence}-{init[0].sha256}.mp4"')
-        expected = media[0].sequence if media else 0
-        for segment in media:
-            if segment.sequence != expected:
-                lines.append("#EXT-X-DISCONTINUITY")
-            expected = segment.sequence + 1
-            lines += [
-                f"#EXT-X-PROGRAM-DATE-TIME:{wire.rfc3339(segment.started_at)}",
-                f"#EXTINF:{segment.duration_ms / 1000:.3f},",
-                f"segments/{segment.sequence}-{segment.sha256}.m4s",
-            ]
+    expected = media[0].sequence if media else 0
+    for segment in media if init or ts else []:
+        if segment.sequence != expected or (segment.begins_anew and segment is not media[0]):
+            lines.append("#EXT-X-DISCONTINUITY")
+        expected = segment.sequence + 1
+        lines += [
+            f"#EXT-X-PROGRAM-DATE-TIME:{wire.rfc3339(segment.started_at)}",
+            f"#EXTINF:{segment.duration_ms / 1000:.3f},",
+            f"segments/{segment.sequence}-{segment.sha256}.{'ts' if ts else 'm4s'}",
+        ]
     if recording.state == "closed":
         lines.append("#EXT-X-ENDLIST")
     return "\n".join(lines) + "\n"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 from uuid import UUID
 
-import httpx
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 
@@ -84,16 +83,14 @@ async def playlist(
 async def segment(
     viewing: UUID,
     name: Annotated[str, Path(pattern=r"^\d{1,10}-[0-9a-f]{64}$")],
-    kind: Annotated[str, Path(pattern=r"^(m4s|mp4)$")],
+    kind: Annotated[str, Path(pattern=r"^(m4s|mp4|ts)$")],
     who: SignedIn,
     sessions: Maker,
-    vault: Vault,
     request: Request,
 ) -> StreamingResponse:
-    store: httpx.AsyncClient = request.app.state.store
-    size, chunks = await playback.segment(sessions, vault, store, who, viewing, name)
+    size, chunks = await playback.segment(sessions, request.app.state.reader, who, viewing, name)
     headers = _PRIVATE | {"content-length": str(size)}
-    return StreamingResponse(chunks, media_type="video/mp4", headers=headers)
+    return StreamingResponse(chunks, media_type="video/mp2t" if kind == "ts" else "video/mp4", headers=headers)
 
 
 @router.post("/exports", status_code=202)

@@ -73,7 +73,7 @@ async def exchange(
     result = await vault.exchange(recording, request)
     if result.sealed:
         async with sessions.begin() as db:
-            await index(db, recording, [_columns(segment) for segment in result.sealed])
+            await index(db, recording, [columns(segment) for segment in result.sealed])
     watched = watched_until is not None and watched_until > datetime.now(UTC)
     return result.model_copy(update={"segment_seconds": 1 if watched else segment_seconds})
 
@@ -86,7 +86,9 @@ async def register_viewing(
     async with sessions.begin() as db:
         kept = await _visible(db, who, recording)
         who.require("view")
-        first = 1 if kept.state == "closed" else max(1, await _last_sequence(db, recording) - _LIVE_BACKLOG)
+        first = 0 if kept.container == "ts" else 1
+        if kept.state != "closed":
+            first = max(first, await _last_sequence(db, recording) - _LIVE_BACKLOG)
         until = now + VIEWING_LIFETIME
         viewing = Viewing(
             id=uuid7(),
@@ -175,5 +177,5 @@ async def index(db: AsyncSession, recording: UUID, sealed: Sequence[dict[str, An
     )
 
 
-def _columns(segment: wire.SealedSegment) -> dict[str, Any]:
+def columns(segment: wire.SealedSegment) -> dict[str, Any]:
     return segment.model_dump(exclude={"receipt"}) | {"key_id": segment.receipt.signatures[0].keyid}

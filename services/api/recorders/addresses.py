@@ -1,0 +1,124 @@
+"""Push addresses: capability URLs for encoders and gateways that can neither sign nor hash.
+
+An address belongs to one source, lapses, and can be revoked at any moment. It is shown once, when it is made; what is
+kept is its digest, and no log and no metric ever has it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
+from sqlmodel import col
+from uuid_utils.compat import uuid7
+
+from services.api.database import Sessions
+from services.api.errors import AddressInvalid, NoSuchAddress, NoSuchRecorder, TooManyAddresses
+from services.api.identity.principal import Principal
+from services.api.recorders.models import PushAddress, Recorder
+
+MAX_VALID = 50
+"""Addresses of one source that are valid at the same time."""
+_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Pusher:
+    """Who pushes, by the address it came to."""
+
+    address_id: UUID
+    recorder_id: UUID
+    unit_id: UUID
+    officer_id: UUID | None
+    kind: str
+    remuxed_by: str | None
+
+
+async def make(
+    db: AsyncSession, who: Principal, recorder: UUID, *, days: int, remuxed_by: str | None
+) -> tuple[str, PushAddress]:
+    """The token, told this once, and what is kept. Raises NoSuchRecorder, TooManyAddresses."""
+    await _require_own(db, who, recorder)
+    now = datetime.now(UTC)
+    valid = select(func.count()).select_from(PushAddress).where(col(PushAddress.recorder_id) == recorder)
+    valid = valid.where(col(PushAddress.revoked_at).is_(None), col(PushAddress.expires_at) > now)
+    if (await db.scalar(valid) or 0) >= MAX_VALID:
+        raise TooManyAddresses
+    token = secrets.token_urlsafe(32)
+    address = PushAddress(
+        id=uuid7(),
+        recorder_id=recorder,
+        token_sha256=_digest(token),
+        remuxed_by=remuxed_by,
+        made_by=who.person_id,
+        made_at=now,
+        expires_at=now + timedelta(days=days),
+    )
+    db.add(address)
+    await db.flush()
+    return token, address
+
+
+async def revoke(db: AsyncSession, who: Principal, recorder: UUID, address: UUID) -> PushAddress:
+    """Nothing more comes in by it from the next segment on. The same again changes nothing. Raises NoSuchAddress."""
+    await _require_own(db, who, recorder)
+    these = (col(PushAddress.id) == address) & (col(PushAddress.recorder_id) == recorder)
+    revoking = update(PushAddress).where(these, col(PushAddress.revoked_at).is_(None))
+    await db.execute(revoking.values(revoked_by=who.person_id, revoked_at=datetime.now(UTC)))
+    kept = await db.scalar(select(PushAddress).where(these))
+    if kept is None:
+        raise NoSuchAddress
+    await db.refresh(kept)
+    return kept
+
+
+async def newest_of(db: AsyncSession, recorders: Sequence[UUID]) -> dict[UUID, list[PushAddress]]:
+    """The newest addresses of each of these sources, at most twenty."""
+    place = func.row_number().over(
+        partition_by=col(PushAddress.recorder_id), order_by=col(PushAddress.made_at).desc()
+    )
+    ranked = select(PushAddress, place.label("place")).where(col(PushAddress.recorder_id).in_(recorders)).subquery()
+    addresses = aliased(PushAddress, ranked)
+    query = select(addresses).where(ranked.c.place <= _SHOWN).order_by(ranked.c.place)
+    found: dict[UUID, list[PushAddress]] = {}
+    for row in await db.scalars(query):
+        found.setdefault(row.recorder_id, []).append(row)
+    return found
+
+
+async def pusher(sessions: Sessions, token: str) -> Pusher:
+    """Raises AddressInvalid, alike for what never was, what lapsed and what was revoked."""
+    query = select(PushAddress, Recorder).join(Recorder, col(Recorder.id) == col(PushAddress.recorder_id))
+    query = query.where(col(PushAddress.token_sha256) == _digest(token), _valid())
+    async with sessions() as db:
+        found = (await db.execute(query)).one_or_none()
+    if found is None:
+        raise AddressInvalid
+    source = found.Recorder
+    address = found.PushAddress
+    return Pusher(address.id, source.id, source.unit_id, source.officer_id, source.kind, address.remuxed_by)
+
+
+def valid(address: UUID) -> ColumnElement[bool]:
+    """Whether something may still come in by this address, for another room's statement."""
+    return select(col(PushAddress.id)).where(col(PushAddress.id) == address, _valid()).exists()
+
+
+def _valid() -> ColumnElement[bool]:
+    return col(PushAddress.revoked_at).is_(None) & (col(PushAddress.expires_at) > datetime.now(UTC))
+
+
+async def _require_own(db: AsyncSession, who: Principal, recorder: UUID) -> None:
+    if await db.scalar(select(col(Recorder.unit_id)).where(col(Recorder.id) == recorder)) != who.unit_id:
+        raise NoSuchRecorder
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()

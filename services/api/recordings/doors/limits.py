@@ -1,0 +1,29 @@
+"""What the push door takes: every size, count and time of it. Bytes, seconds."""
+
+from services.vault.contract.wire import MAX_SEGMENT_BYTES
+
+WHOLE_BYTES = MAX_SEGMENT_BYTES
+"""A segment that comes under its own name, and the largest fragment of a stream."""
+JOINED_BYTES = 16 * 1024 * 1024
+"""A segment that is cut from a stream, unless a single fragment is longer."""
+LONGEST_SECONDS = 10.0
+"""A segment that is cut from a stream, key frame or not."""
+PLAYS_MILLISECONDS = 600_000
+"""A segment's length by its own clock."""
+CLOCK_MILLISECONDS = 10**13
+"""How far the media's own clock may have run: some encoders begin it in 1970."""
+PLAYLIST_BYTES = 1024 * 1024
+NAME_CHARACTERS = 200
+IDLE_SECONDS = 30.0
+"""Without a single byte."""
+FRAGMENT_SECONDS = 120.0
+"""Without a single whole segment, however it trickles."""
+WHOLE_SECONDS = 12.0
+"""What comes under a numbered name and goes on for longer is a stream."""
+BODIES_OF_ADDRESS = 8
+BURST_SECONDS = 4.0
+"""What a source may bring at once beyond its rate, in seconds of that rate."""
+SOON_SECONDS = 15.0
+"""After a source said that it is done, its recording waits so long for more."""
+ENDLESS_SECONDS = 3600.0
+"""A hall camera never ends: so long is each of its recordings."""

@@ -1,0 +1,54 @@
+"""Sealed bytes from the store, by read tickets that stay between vault, api and store."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from uuid import UUID
+
+import httpx
+
+from services.api.errors import NoSuchSegment, VaultUnavailable
+from services.vault.contract import wire
+from services.vault.contract.client import VaultClient, VaultRefused
+
+_CHUNK = 256 * 1024
+
+
+class Reader:
+    def __init__(self, vault: VaultClient, store: httpx.AsyncClient):
+        self._vault, self._store = vault, store
+
+    async def stream(self, recording: UUID, name: wire.SegmentName) -> tuple[int, AsyncIterator[bytes]]:
+        """Size and bytes of one sealed segment. Raises NoSuchSegment, VaultUnavailable."""
+        try:
+            found = await self._vault.read_tickets(recording, wire.ReadTicketsRequest(items=[name]))
+        except VaultRefused as error:
+            if error.problem.slug == "no-such-segment":
+                raise NoSuchSegment from error
+            raise
+        ticket = found.tickets[0]
+        request = self._store.build_request("GET", ticket.url, headers=ticket.headers)
+        try:
+            response = await self._store.send(request, stream=True)
+        except httpx.HTTPError as error:
+            raise VaultUnavailable from error
+        if response.status_code != 200:
+            await response.aclose()
+            raise VaultUnavailable(f"the store answered {response.status_code}")
+        return ticket.size, _bytes(response)
+
+    async def whole(self, recording: UUID, name: wire.SegmentName) -> bytes:
+        """All of it at once. Raises NoSuchSegment, VaultUnavailable."""
+        _, chunks = await self.stream(recording, name)
+        try:
+            return b"".join([chunk async for chunk in chunks])
+        except httpx.HTTPError as error:
+            raise VaultUnavailable from error
+
+
+async def _bytes(response: httpx.Response) -> AsyncIterator[bytes]:
+    try:
+        async for chunk in response.aiter_raw(_CHUNK):
+            yield chunk
+    finally:
+        await response.aclose()
