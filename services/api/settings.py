@@ -29,6 +29,8 @@ class Settings(BaseSettings):
     """Length of segments while nobody watches; it is one second while somebody does."""
     push_idle_seconds: Annotated[float, Field(gt=0)] = 300
     """How long a pushed recording waits for its source to come back before the server closes it."""
+    push_silence_seconds: Annotated[float, Field(gt=0)] = 30
+    """How long a push body may bring no byte before it is ended."""
     push_bodies: Annotated[int, Field(ge=1)] = 400
     """How many push bodies this process takes at once."""
     push_mbit_per_second: Annotated[float, Field(gt=0)] = 100

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from services.media.cut import MAX_BYTES, Cut, CutError
+from services.media.cut import MAX_BYTES, Cut, CutError, Feeding
 
 MAX_METADATA_BYTES = 4 * 1024 * 1024
 """The largest box other than `mdat` that is taken."""
@@ -47,12 +47,12 @@ class _Segment:
     duration: float = 0.0
 
 
-class Cutter:
+class Cutter(Feeding):
     """`target_seconds` may change between feeds and holds from the next cut on.
 
     With `whole_gops` the stream promises that every fragment begins with a key frame, so a cut is known as
     soon as a fragment ends; otherwise it is known when the next fragment's head arrives. A segment never
-    grows past `max_bytes`. Raises CutError at the first byte that breaks the shape; nothing may be fed after.
+    grows past `max_bytes`.
 
     With `patient` a stream need not be well made: a segment is cut without a key frame where none comes for
     `longest_seconds` or before fragments have been joined to `joined_bytes`, and a stream that begins again with
@@ -69,6 +69,7 @@ class Cutter:
         joined_bytes: int = MAX_BYTES,
         longest_seconds: float = 10.0,
     ):
+        super().__init__()
         self.target_seconds = target_seconds
         self._max_bytes = max_bytes
         self._whole_gops = whole_gops
@@ -80,20 +81,16 @@ class Cutter:
         self._segment: _Segment | None = None
         self._clock = 0.0
 
-    def feed(self, data: bytes) -> list[Cut]:
-        """The segments that these bytes complete."""
+    def _cut(self, data: bytes) -> Iterator[Cut]:
         self._buffer += data
-        cuts: list[Cut] = []
         while (box := self._next_box()) is not None:
             try:
-                cuts += self._take(*box)
+                yield from self._take(*box)
             except struct.error as error:
                 raise CutError(f"a {box[0].decode()} box ends too early") from error
-        return cuts
 
-    def finish(self) -> list[Cut]:
-        """What is whole but not yet cut. An unfinished fragment at the end is left out."""
-        return list(self._emit())
+    def _left(self) -> Iterator[Cut]:
+        yield from self._emit()
 
     def _next_box(self) -> tuple[bytes, bytes] | None:
         if len(self._buffer) < 8:

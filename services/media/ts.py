@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from services.media.cut import MAX_BYTES, Cut, CutError
+from services.media.cut import MAX_BYTES, Cut, CutError, Feeding
 
 PACKET = 188
 _SYNC = 0x47
@@ -25,11 +25,12 @@ _VIDEO = {0x01, 0x02, 0x10, 0x1B, 0x20, 0x24, 0x33, 0x42, 0xD1, 0xDB, 0xEA}
 _MAX_SECTION = 1024
 
 
-class TsCutter:
-    """`target_seconds` may change between feeds and holds from the next cut on. Raises CutError where a packet does
-    not begin as one, or no program is told; nothing may be fed after."""
+class TsCutter(Feeding):
+    """`target_seconds` may change between feeds and holds from the next cut on. The shape is broken where a packet
+    does not begin as one, or no program is told."""
 
     def __init__(self, *, target_seconds: float, max_bytes: int = MAX_BYTES, longest_seconds: float = 10.0):
+        super().__init__()
         self.target_seconds = target_seconds
         self._max_bytes, self._longest = max_bytes - max_bytes % PACKET, longest_seconds
         self._rest = bytearray()
@@ -45,22 +46,19 @@ class TsCutter:
         self._last: int | None = None
         self._begun = False
 
-    def feed(self, data: bytes) -> list[Cut]:
-        """The segments that these bytes complete."""
+    def _cut(self, data: bytes) -> Iterator[Cut]:
         self._rest += data
         whole = len(self._rest) - len(self._rest) % PACKET
-        cuts: list[Cut] = []
         packets = bytes(self._rest[:whole])
         del self._rest[:whole]
         for at in range(0, whole, PACKET):
-            cuts += self._take(packets[at : at + PACKET])
-        return cuts
+            yield from self._take(packets[at : at + PACKET])
 
-    def finish(self) -> list[Cut]:
-        """What is whole but not yet cut. An unfinished packet at the end is left out."""
+    def _left(self) -> Iterator[Cut]:
         if self._pid is None and self._segment:
+            self._segment.clear()
             raise CutError("the stream tells of no program")
-        return list(self._emit(len(self._segment), self._time + self._step))
+        yield from self._emit(len(self._segment), self._time + self._step)
 
     def _take(self, packet: bytes) -> Iterator[Cut]:
         if packet[0] != _SYNC:

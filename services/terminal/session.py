@@ -127,11 +127,13 @@ class Session:
             try:
                 async for chunk in capture.chunks():
                     await keep(cutter.feed(chunk))
+                await keep(cutter.finish())
             except (CaptureFailed, CutError) as error:
                 code = CAPTURE_FAILED
                 said = error.said if isinstance(error, CaptureFailed) else str(error)
                 self._error(f"录制中断：{said or '采集程序异常结束，没有说明'}。已录部分将照常封存。")
-            await keep(cutter.finish())
+            with contextlib.suppress(CutError):
+                await keep(cutter.finish())
         except (SpoolError, OSError) as error:
             code = SPOOL_FULL
             self._error(f"录制已停止！{error} 此后的画面没有录下；此前的片段都在暂存区，不会删除。")

@@ -34,7 +34,10 @@ def stream() -> bytes:
 
 
 def cut_all(data: bytes, *, target: float = 1, chunk: int = 1 << 16, whole_gops: bool = True) -> list[Cut]:
-    cutter = Cutter(target_seconds=target, whole_gops=whole_gops)
+    return cut_by(Cutter(target_seconds=target, whole_gops=whole_gops), data, chunk)
+
+
+def cut_by(cutter: Cutter, data: bytes, chunk: int = 1 << 16) -> list[Cut]:
     cuts = [cut for at in range(0, len(data), chunk) for cut in cutter.feed(data[at : at + chunk])]
     return cuts + cutter.finish()
 
@@ -114,7 +117,7 @@ def test_a_segment_never_passes_its_limit(stream: bytes) -> None:
 
 def test_a_group_of_pictures_over_the_limit_is_refused(stream: bytes) -> None:
     with pytest.raises(CutError, match=r"limit|within"):
-        Cutter(target_seconds=1, max_bytes=2000).feed(stream)
+        cut_by(Cutter(target_seconds=1, max_bytes=2000), stream)
 
 
 def test_a_box_of_64_bit_size_is_taken(stream: bytes) -> None:
@@ -142,6 +145,13 @@ def test_a_box_that_cannot_be_is_refused_at_its_head(stream: bytes, head: bytes)
     cutter.feed(b"".join(box for kind, box in boxes(stream) if kind in (b"ftyp", b"moov")))
     with pytest.raises(CutError):
         cutter.feed(head)
+
+
+def test_what_was_whole_before_the_break_is_told_before_it(stream: bytes) -> None:
+    cutter, whole = Cutter(target_seconds=10), cut_all(stream, target=10)
+    assert cutter.feed(stream + b"RIFF....") == whole
+    with pytest.raises(CutError, match="unexpected"):
+        cutter.finish()
 
 
 def test_a_stream_that_begins_again_is_refused(stream: bytes) -> None:
@@ -185,6 +195,5 @@ def test_a_stream_that_begins_again_gives_a_patient_cutter_another_init(stream: 
     cutter = Cutter(target_seconds=1, patient=True)
     cuts = cutter.feed(stream + stream) + cutter.finish()
     assert [cut.media for cut in cuts] == (["init"] + ["media"] * 4) * 2
-    once = Cutter(target_seconds=1)
     with pytest.raises(CutError):
-        once.feed(stream + stream)
+        cut_by(Cutter(target_seconds=1), stream + stream)

@@ -14,8 +14,6 @@ CLOCK_MILLISECONDS = 10**13
 """How far the media's own clock may have run: some encoders begin it in 1970."""
 PLAYLIST_BYTES = 1024 * 1024
 NAME_CHARACTERS = 200
-IDLE_SECONDS = 30.0
-"""Without a single byte."""
 FRAGMENT_SECONDS = 120.0
 """Without a single whole segment, however it trickles."""
 WHOLE_SECONDS = 12.0

@@ -70,16 +70,17 @@ class Bodies:
 class Body:
     """The bytes of one request as they come. Raises PushIdle where none do, ClientDisconnect where it breaks off."""
 
-    def __init__(self, request: Request, bytes_per_second: float):
+    def __init__(self, request: Request):
+        settings = request.app.state.settings
         self._chunks = aiter(request.stream())
-        self._rate = bytes_per_second
+        self._rate, self._silence = settings.push_mbit_per_second * 125_000, settings.push_silence_seconds
         self._began, self._taken = time.monotonic(), 0
         self.broken_off = False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         while True:
             try:
-                async with asyncio.timeout(limits.IDLE_SECONDS):
+                async with asyncio.timeout(self._silence):
                     chunk = await anext(self._chunks, None)
             except TimeoutError as error:
                 raise PushIdle from error
@@ -108,8 +109,7 @@ async def push(token: Token, name: Name, request: Request) -> Response:
     bodies: Bodies = request.app.state.push_bodies
     pusher = await addresses.pusher(means.sessions, token)
     with bodies.one(pusher.address_id):
-        body = Body(request, request.app.state.settings.push_mbit_per_second * 125_000)
-        recording = await _take(means, pusher, name, body, request)
+        recording = await _take(means, pusher, name, Body(request), request)
     return JSONResponse({"recording": str(recording) if recording else None}, 200)
 
 
@@ -135,6 +135,9 @@ async def _take(means: Means, pusher: Pusher, name: str, body: Body, request: Re
         data, more = await _whole(head, rest, endless=kind == "ts")
         if more is None:
             if body.broken_off:
+                # Of a transport stream whole packets are worth keeping; half a fragment is nothing.
+                data = data[: len(data) - len(data) % PACKET] if kind == "ts" else b""
+            if not data:
                 return None
             return await take_whole(means, pusher, rendition, name, data, ts=kind == "ts")
         head, rest = data, more
@@ -159,28 +162,34 @@ async def _stream(
     is sealed first."""
     target = cutter.target_seconds
     trouble: Exception | None = None
-    last = time.monotonic()
     try:
         try:
-            async for chunk in _after(head, rest):
-                for cut in cutter.feed(chunk):
-                    last = time.monotonic()
-                    await feed.take(cut)
-                    cutter.target_seconds = 1.0 if feed.watched else target
-                if time.monotonic() - last > limits.FRAGMENT_SECONDS:
-                    raise PushIdle
+            await _feed(feed, cutter, _after(head, rest), target)
         except (CutError, PushIdle) as error:
             trouble = MediaBroken(str(error)) if isinstance(error, CutError) else error
-        for cut in [] if isinstance(trouble, MediaBroken) else cutter.finish():
-            await feed.take(cut)
+        try:
+            for cut in cutter.finish():
+                await feed.take(cut)
+        except CutError as error:
+            trouble = trouble or MediaBroken(str(error))
         await feed.finish(done=trouble is None and not body.broken_off)
-    except CutError as error:
-        trouble = MediaBroken(str(error))
     finally:
         await feed.give_up()
     if trouble is not None:
         raise trouble
     return feed.recording
+
+
+async def _feed(feed: Feed, cutter: Cutter | TsCutter, chunks: AsyncIterator[bytes], target: float) -> None:
+    """Raises CutError, and PushIdle where no segment becomes whole."""
+    last = time.monotonic()
+    async for chunk in chunks:
+        for cut in cutter.feed(chunk):
+            last = time.monotonic()
+            await feed.take(cut)
+            cutter.target_seconds = 1.0 if feed.watched else target
+        if time.monotonic() - last > limits.FRAGMENT_SECONDS:
+            raise PushIdle
 
 
 async def _head(body: Body) -> tuple[bytes, AsyncIterator[bytes]]:
