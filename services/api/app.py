@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.api import database, errors, jobs, outbox, problems, rebuilds
 from services.api.console import routes as console
+from services.api.console import sources
 from services.api.identity import routes as identity
 from services.api.jobs import routes as job_routes
 from services.api.recorders import revocation
@@ -94,7 +95,7 @@ def create_app(settings: Settings) -> FastAPI:
     for kind, handler in list(app.exception_handlers.items()):
         app.add_exception_handler(kind, _for_people(handler))
     rooms = (identity.router, job_routes.router, recorders.router, direct.router, push.router, recordings.router)
-    for routes in (*rooms, console.router):
+    for routes in (*rooms, console.router, sources.router):
         app.include_router(routes)
     app.add_api_route("/healthz", _healthy, methods=["GET"], include_in_schema=False)
     app.add_middleware(http.BodyLimit, limit_of=_limit_of, refuse=_refuse)

@@ -23,12 +23,12 @@ async def shoot(page: Page, name: str) -> None:
         await page.screenshot(path=str(Path(SHOTS) / f"{name}.png"), full_page=True)
 
 
-async def sign_in(page: Page, system: System, login: str) -> None:
+async def sign_in(page: Page, system: System, login: str, to: str = "/recordings") -> None:
     await page.goto(f"{system.stack.api_url}/")
     await page.fill("#login", login)
     await page.fill("#password", system.people.passwords[login])
     await page.click("button[type=submit]")
-    await page.wait_for_url("**/recordings")
+    await page.wait_for_url(f"**{to}")
 
 
 async def play(page: Page) -> None:

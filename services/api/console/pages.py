@@ -30,6 +30,15 @@ PURPOSES: Final = {
 }
 ROLES: Final = {"officer": "执法人员", "supervisor": "监督人员", "administrator": "管理员"}
 LOCKS: Final = {"compliance": "对象锁定（合规模式）", "none": "本地文件夹，不具备对象锁定效力"}
+KINDS: Final = {
+    "recorder": "执法记录仪",
+    "dock": "采集站",
+    "phone": "手机",
+    "encoder": "编码器或网络摄像机",
+    "gateway": "媒体网关",
+    "hall-camera": "服务大厅摄像机",
+    "instrument": "检测仪器",
+}
 MEDIA: Final = {"init": "初始化段", "media": "媒体段"}
 
 
@@ -59,10 +68,12 @@ def environment() -> Environment:
         static=static,
         store_lock=None,
         principal=None,
+        room="recordings",
         purposes=PURPOSES,
         roles=ROLES,
         locks=LOCKS,
         media_names=MEDIA,
+        kinds=KINDS,
     )
     return made
 

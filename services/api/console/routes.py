@@ -32,7 +32,7 @@ _SEGMENTS = 100
 def speaks_to(request: Request) -> bool:
     """Whether an error of this request is answered by a page: programs get problems."""
     path = request.url.path
-    ours = path in ("/", "/sign-in", "/sign-out") or path.startswith("/recordings")
+    ours = path in ("/", "/sign-in", "/sign-out") or path.startswith(("/recordings", "/sources"))
     return ours or (not path.startswith("/v1/") and "text/html" in request.headers.get("accept", ""))
 
 
@@ -56,8 +56,9 @@ def problem_page(request: Request, problem: Response, *, signed_out: bool = Fals
 
 
 @router.get("/")
-async def home() -> Response:
-    return RedirectResponse("/recordings", 303)
+async def home(who: SignedIn) -> Response:
+    """Where each begins: an administrator reads no recordings."""
+    return RedirectResponse("/recordings" if who.may("see-recordings") else "/sources", 303)
 
 
 @router.get("/sign-in")
@@ -79,7 +80,7 @@ async def sign_in(
     except (SignInFailed, TooManyFailures) as error:
         status, _, title = problems.PROBLEMS[type(error)]
         return HTMLResponse(render("sign_in.html", error=title, login=login, demo=settings.demo), status)
-    response = RedirectResponse("/recordings", 303)
+    response = RedirectResponse("/", 303)
     give_cookie(response, signed, secure=settings.secure)
     return response
 

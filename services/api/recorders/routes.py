@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from services.api.database import Db, Maker
 from services.api.identity.dependencies import Acting, SignedIn
@@ -29,9 +30,15 @@ router = APIRouter(prefix="/v1", tags=["recorders"])
 
 
 @router.get("/recorders")
-async def recorders(who: SignedIn, db: Db) -> RecorderPage:
+async def recorders(
+    who: SignedIn,
+    db: Db,
+    before: UUID | None = None,
+    limit: Annotated[int, Query(ge=1, le=service.MAX_LIMIT)] = 50,
+) -> RecorderPage:
+    """The newest first; `next_before` leads on to older ones."""
     who.require("manage-recorders")
-    found = await service.recorders(db, who)
+    found = await service.recorders(db, who, before=before, limit=limit)
     keys = await service.keys_of(db, [row.id for row in found])
     pushes = await addresses.newest_of(db, [row.id for row in found])
     items = []
@@ -39,7 +46,7 @@ async def recorders(who: SignedIn, db: Db) -> RecorderPage:
         view = RecorderView.model_validate(row, from_attributes=True)
         shown = [AddressView.model_validate(each, from_attributes=True) for each in pushes.get(row.id, [])]
         items.append(view.model_copy(update={"keys": keys.get(row.id, []), "addresses": shown}))
-    return RecorderPage(items=items)
+    return RecorderPage(items=items, next_before=found[-1].id if len(found) == limit else None)
 
 
 @router.post("/recorders", status_code=201)

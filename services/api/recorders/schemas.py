@@ -84,6 +84,7 @@ class Revocation(BaseModel):
 
 class RecorderPage(BaseModel):
     items: list[RecorderView]
+    next_before: UUID | None = None
 
 
 class CodeView(BaseModel):

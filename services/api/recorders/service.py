@@ -35,6 +35,7 @@ from services.vault.contract.client import VaultClient
 from services.vault.contract.verify import key_id
 
 _KEYS_SHOWN = 20
+MAX_LIMIT = 200
 CODE_LIFETIME = timedelta(hours=24)
 PROOF_PREFIX = b"quancheng-enrolment-v1\n"
 
@@ -51,9 +52,30 @@ async def register(db: AsyncSession, unit: UUID, name: str, officer: UUID | None
     return recorder
 
 
-async def recorders(db: AsyncSession, who: Principal) -> list[Recorder]:
-    query = select(Recorder).where(col(Recorder.unit_id) == who.unit_id).order_by(col(Recorder.id).desc()).limit(200)
-    return list(await db.scalars(query))
+async def recorders(
+    db: AsyncSession, who: Principal, *, before: UUID | None = None, limit: int = 50
+) -> list[Recorder]:
+    """The unit's sources, the newest first; those older than `before`. At most 200."""
+    query = select(Recorder).where(col(Recorder.unit_id) == who.unit_id)
+    if before is not None:
+        query = query.where(col(Recorder.id) < before)
+    return list(await db.scalars(query.order_by(col(Recorder.id).desc()).limit(min(limit, MAX_LIMIT))))
+
+
+async def recorder(db: AsyncSession, who: Principal, recorder: UUID) -> Recorder:
+    """Raises NoSuchRecorder."""
+    found = await db.scalar(
+        select(Recorder).where(col(Recorder.unit_id) == who.unit_id, col(Recorder.id) == recorder)
+    )
+    if found is None:
+        raise NoSuchRecorder
+    return found
+
+
+async def officers(db: AsyncSession, who: Principal) -> list[Person]:
+    """Those of the unit to whom a source may be given."""
+    query = select(Person).where(col(Person.unit_id) == who.unit_id, col(Person.role) == "officer")
+    return list(await db.scalars(query.order_by(col(Person.name)).limit(MAX_LIMIT)))
 
 
 async def keys_of(db: AsyncSession, recorders: Sequence[UUID]) -> dict[UUID, list[KeyView]]:
