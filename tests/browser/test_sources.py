@@ -81,7 +81,8 @@ async def test_an_address_is_made_shown_once_used_and_revoked(local_system: Syst
     await page.get_by_role("button", name="吊销").click()
     await expect(page.get_by_role("cell", name="已吊销")).to_be_visible()
     assert len(asked) == 1
-    refused = httpx.put(url, content=b"", trust_env=False)
+    async with httpx.AsyncClient(trust_env=False) as client:
+        refused = await client.put(url, content=b"")
     assert refused.json()["slug"] == "address-invalid"
 
     await page.get_by_role("button", name="发放登记码").click()
@@ -99,13 +100,15 @@ async def test_what_is_pushed_is_watched_across_a_reconnection(
     await new_source(page, f"摄像机 {name}", "编码器或网络摄像机")
     url = (await new_address(page)).removesuffix("live.mp4") + name
     await page.close()
-    for _ in range(2):
-        await asyncio.to_thread(pushing, url, *options, seconds=5)
+    await asyncio.to_thread(pushing, url, *options, seconds=5)
+    await asyncio.sleep(2)
+    await asyncio.to_thread(pushing, url, *options, seconds=5)
     page = await browser.new_page(viewport={"width": 1280, "height": 900})
     await sign_in(page, local_system, "li")
     await page.get_by_role("link", name=f"摄像机 {name}").first.click()
     await expect(page.get_by_text("由服务器代为封存，终端没有签名")).to_be_visible(timeout=40_000)
     await page.reload()
+    await expect(page.get_by_role("region", name="断档")).to_contain_text("来源中断")
     await play(page)
     video = "document.querySelector('video')"
     assert await page.evaluate(f"{video}.duration") == pytest.approx(10, abs=1)

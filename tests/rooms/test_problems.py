@@ -66,7 +66,8 @@ async def test_the_openapi_document_names_every_json_route(local_system: System)
     async with browser(local_system.stack) as client:
         document = (await client.get("/v1/openapi.json")).json()
     named = {(method.upper(), path) for path, item in document["paths"].items() for method in item}
-    routes = {(r.method, r.path) for r in _api_routes(local_system) if r.path.startswith("/v1/")}
+    told = {(r.method, r.path.replace(":path}", "}")) for r in _api_routes(local_system)}
+    routes = {(method, path) for method, path in told if path.startswith("/v1/")}
     assert named == routes
 
 
@@ -201,7 +202,8 @@ async def test_a_body_over_its_limit_is_refused_before_it_is_read(local_system: 
         else (stack.vault_url, _vault_routes(local_system))
     )
     for route in routes:
-        if route.method in ("POST", "PUT", "DELETE"):
+        # A push is as long as it is: what the door limits is each of its segments.
+        if route.method in ("POST", "PUT", "DELETE") and not route.path.startswith("/v1/push/"):
             headers = JSON | {"content-length": str(9 * wire.MAX_MESSAGE_BYTES)}
             answer = await raw.send(route.method, url + route.filled(), headers, seconds=3)
             assert answer.status == 413, route

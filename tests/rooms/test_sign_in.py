@@ -55,7 +55,7 @@ async def test_the_form_tells_a_failure_on_its_page(local_system: System, login:
         assert "账号或密码不正确" in failed.text
         assert "<script>" not in failed.text
         done = await client.post("/sign-in", data={"login": login, "password": PASSWORD})
-        assert (done.status_code, done.headers["location"]) == (303, "/recordings")
+        assert (done.status_code, done.headers["location"]) == (303, "/")
         assert (await client.get("/recordings")).status_code == 200
 
 

@@ -39,6 +39,7 @@ KINDS: Final = {
     "hall-camera": "服务大厅摄像机",
     "instrument": "检测仪器",
 }
+GAPS: Final = {"disconnected": "来源中断", "not-sealed": "收到而未能封存"}
 MEDIA: Final = {"init": "初始化段", "media": "媒体段"}
 
 
@@ -74,6 +75,7 @@ def environment() -> Environment:
         locks=LOCKS,
         media_names=MEDIA,
         kinds=KINDS,
+        gap_names=GAPS,
     )
     return made
 

@@ -17,8 +17,9 @@ from services.api.errors import NoSuchRecording
 from services.api.identity.models import Person, Unit
 from services.api.identity.principal import Principal
 from services.api.recorders.models import Recorder
-from services.api.recordings.models import Recording, Segment, Viewing
+from services.api.recordings.models import Gap, Recording, Segment, Viewing
 from services.api.recordings.views import (
+    GapRow,
     Lock,
     RecordingDetail,
     RecordingPage,
@@ -31,6 +32,7 @@ from services.vault.contract.wire import MAX_DIGESTS_PER_SEQUENCE
 
 LIVE_WITHIN = timedelta(seconds=10)
 MAX_LIMIT = 200
+_GAPS_SHOWN = 100
 
 
 def visible_to(who: Principal) -> ColumnElement[bool]:
@@ -75,7 +77,25 @@ async def recording(db: AsyncSession, who: Principal, recording_id: UUID) -> Rec
     by: Literal["terminal", "server"] | None = None
     if kept.closed_by:
         by = "server" if kept.closed_by == "server" else "terminal"
-    return RecordingDetail(_row(found), kept.manifest_sha256, None, lock, viewings or 0, by, kept.supplements)
+    return RecordingDetail(
+        row=_row(found),
+        manifest_sha256=kept.manifest_sha256,
+        manifest_log_index=None,
+        lock=lock,
+        viewings=viewings or 0,
+        closed_by=by,
+        supplements=kept.supplements,
+        source_kind=found.kind,
+        door="push" if kept.door == "push" else "direct",
+        remuxed_by=kept.remuxed_by,
+        gaps=await _gaps(db, recording_id),
+    )
+
+
+async def _gaps(db: AsyncSession, recording_id: UUID) -> list[GapRow]:
+    query = select(Gap).where(col(Gap.recording_id) == recording_id).order_by(col(Gap.before_sequence), col(Gap.id))
+    names = GapRow.__dataclass_fields__
+    return [GapRow(**{n: getattr(row, n) for n in names}) for row in await db.scalars(query.limit(_GAPS_SHOWN))]
 
 
 async def manifest_act(db: AsyncSession, who: Principal, recording_id: UUID) -> UUID | None:
@@ -112,6 +132,7 @@ def _rows() -> Select[*tuple[Any, ...]]:
         select(
             Recording,
             col(Recorder.name).label("recorder"),
+            col(Recorder.kind).label("kind"),
             col(Person.name).label("officer"),
             col(Unit.name).label("unit"),
         )

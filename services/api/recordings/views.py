@@ -61,7 +61,19 @@ class SegmentPage:
 
 
 @dataclass(frozen=True)
+class GapRow:
+    """`disconnected`: the source was away; `not-sealed`: it brought what could not be sealed in time."""
+
+    kind: Literal["disconnected", "not-sealed"]
+    before_sequence: int
+    from_at: datetime
+    to_at: datetime
+
+
+@dataclass(frozen=True)
 class RecordingDetail:
+    """`remuxed_by` is the gateway that took the media apart and together again; `gaps` are the first hundred."""
+
     row: RecordingRow
     manifest_sha256: str | None
     manifest_log_index: int | None
@@ -69,3 +81,7 @@ class RecordingDetail:
     viewings: int
     closed_by: Literal["terminal", "server"] | None
     supplements: int
+    source_kind: str
+    door: Literal["direct", "push"]
+    remuxed_by: str | None
+    gaps: list[GapRow]
