@@ -1,6 +1,7 @@
 """Known programs in Go to measure against: found, or built once into the cache as MinIO is.
 
-`mc` is MinIO's own client. `tessera/` is a small program of ours around the Tessera library.
+`mc` is MinIO's own client, `tusd` the reference server of tus.
+`tessera/` is a small program of ours around the Tessera library.
 """
 
 import hashlib
@@ -36,6 +37,35 @@ MC = Program(
     minutes="1 到 5",
     megabytes=2000,
 )
+
+
+def _is_tusd(program: Path) -> bool:
+    try:
+        said = subprocess.run([str(program), "-version"], capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return "Version" in said.stdout
+
+
+TUSD = Program(
+    title="tusd",
+    package="github.com/tus/tusd/v2/cmd/tusd",
+    version="v2.9.1",
+    needs_go=(1, 24),
+    variable="QUANCHENG_TUSD",
+    works=_is_tusd,
+    minutes="1 到 4",
+    megabytes=2000,
+)
+
+
+@cache
+def tusd() -> Path:
+    """The reference server of tus. Raises Unavailable."""
+    try:
+        return golang.find_or_build(TUSD, say)
+    except LocalError as error:
+        raise Unavailable(str(error)) from error
 
 
 @cache

@@ -112,7 +112,7 @@ def push(system: System, home: Home, recording: RecordingSpool) -> float:
 
 
 @contextmanager
-def _bucket(name: str, *, lock: bool) -> Any:
+def bucket(name: str, *, lock: bool) -> Any:
     """A client with full rights and its bucket; what is not locked is removed afterwards."""
     store = minio_system().stack.minio
     assert store
@@ -141,7 +141,7 @@ def bare() -> float:
     store, files = minio_system().stack.minio, material()
     assert store
     who = Credentials(store.access_key, store.secret_key)
-    with _bucket(BARE, lock=False), httpx.Client(trust_env=False, timeout=60) as http:
+    with bucket(BARE, lock=False), httpx.Client(trust_env=False, timeout=60) as http:
 
         def put(file: Path) -> None:
             url, now = httpx.URL(f"http://{store.endpoint}/{BARE}/{uuid4()}"), datetime.now(UTC)
@@ -170,7 +170,7 @@ def with_minio_py() -> float:
     """minio-py with the same lock and checksum, from threads that share its pool of connections."""
     files = material()
     lock = Retention(COMPLIANCE, datetime.now(UTC) + timedelta(days=180))
-    with _bucket(LOCKED, lock=True) as client:
+    with bucket(LOCKED, lock=True) as client:
 
         def put(file: Path) -> None:
             data = file.read_bytes()
@@ -197,7 +197,7 @@ def with_mc() -> float:
     env = {"PATH": os.defpath, "HOME": str(config), "MC_HOST_bench": host}
     argv = [str(program), "--config-dir", str(config), "--quiet", "cp", "--recursive", f"{files[0].parent}/"]
     try:
-        with _bucket(BARE, lock=False):
+        with bucket(BARE, lock=False):
             began = time.monotonic()
             done = subprocess.run([*argv, f"bench/{BARE}/"], env=env, capture_output=True, text=True, check=False)
             if done.returncode:

@@ -29,10 +29,10 @@ def _picture() -> str:
 class Source:
     """A source of the demo bureau with one push address."""
 
-    def __init__(self, system: System, kind: str = "encoder", **address: Any):
+    def __init__(self, system: System, kind: str = "encoder", name: str = "来源", **address: Any):
         self.system = system
         with system.sign_in("admin") as admin:
-            made = admin.post("/v1/recorders", json={"name": f"来源 {kind}", "kind": kind})
+            made = admin.post("/v1/recorders", json={"name": name[:64], "kind": kind})
             made.raise_for_status()
             self.id = made.json()["id"]
             given = admin.post(f"/v1/recorders/{self.id}/push-addresses", json=address)

@@ -1,0 +1,122 @@
+"""The push door in bulk, beside tusd writing the same bytes to the same MinIO."""
+
+import contextlib
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from uuid import uuid4
+
+import httpx
+
+from bench.frame import Unavailable, row
+from bench.peers import tusd
+from bench.rows.direct import BARE, bucket
+from bench.system import MIB, bulk_bytes, held, minio_system, require_room
+from services.terminal.capture import find_ffmpeg
+from tests.flows.pushing import Source
+from tests.system import free_ports
+
+STREAMS = 4
+_CHUNK = 256 * 1024
+_GOP_BYTES = 2 * MIB
+
+
+@cache
+def material() -> list[Path]:
+    """Fragmented MP4 streams that make up one bulk measurement: a real init, and real fragments whose `mdat` is
+    grown to 2 MiB of random bytes, a second each."""
+    system, size = minio_system(), bulk_bytes() // STREAMS
+    require_room(system, 14 * bulk_bytes())
+    argv = [find_ffmpeg(None), "-v", "error", "-f", "lavfi", "-i", "testsrc=size=160x90:rate=10:duration=2"]
+    argv += ["-c:v", "libx264", "-preset", "ultrafast", "-g", "10", "-f", "mp4"]
+    argv += ["-movflags", "+frag_keyframe+empty_moov+default_base_moof", "pipe:1"]
+    made = subprocess.run(argv, check=True, capture_output=True).stdout
+    first = made.index(b"moof") - 4
+    head = made[:first]
+    moof = made[first : made.index(b"mdat", first) - 4]
+    at = moof.index(b"tfdt") + 8
+    folder = Path(tempfile.mkdtemp(dir=system.folder, prefix="streams-"))
+    files = [folder / f"{n}.mp4" for n in range(STREAMS)]
+    ticks = 10_240
+    for path in files:
+        with path.open("wb") as file:
+            file.write(head)
+            for second in range(size // _GOP_BYTES):
+                begun = (second * ticks).to_bytes(8, "big")
+                file.write(moof[:at] + begun + moof[at + 8 :])
+                file.write((_GOP_BYTES + 8).to_bytes(4, "big") + b"mdat" + os.urandom(_GOP_BYTES))
+    return files
+
+
+def chunks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            yield chunk
+
+
+def _rate(send: Callable[[Path], None]) -> float:
+    """MiB/s of sending all streams at once."""
+    files = material()
+    with ThreadPoolExecutor(STREAMS) as pool:
+        began = time.monotonic()
+        list(pool.map(send, files))
+        return bulk_bytes() / MIB / (time.monotonic() - began)
+
+
+@cache
+def _tusd() -> str:
+    """The address at which a tusd serves that writes to a bucket of its own in our MinIO."""
+    system = minio_system()
+    store = system.stack.minio
+    assert store
+    held.enter_context(bucket(BARE, lock=False))
+    port = free_ports(1)
+    argv = [str(tusd()), "-host", "127.0.0.1", "-port", str(port), "-base-path", "/files/", "-disable-cors"]
+    argv += ["-s3-bucket", BARE, "-s3-endpoint", f"http://{store.endpoint}"]
+    keys = {"AWS_ACCESS_KEY_ID": store.access_key, "AWS_SECRET_ACCESS_KEY": store.secret_key}
+    env = {"PATH": os.defpath, "AWS_REGION": "us-east-1", **keys}
+    log = (system.folder / "tusd.log").open("wb")
+    process = subprocess.Popen(argv, env=env, stdout=log, stderr=log)
+    held.callback(log.close)
+    held.callback(process.wait)
+    held.callback(process.kill)
+    url, until = f"http://127.0.0.1:{port}/files/", time.monotonic() + 20
+    while time.monotonic() < until:
+        with contextlib.suppress(httpx.HTTPError):
+            if httpx.options(url, trust_env=False).status_code == 200:
+                return url
+        time.sleep(0.1)
+    raise Unavailable("tusd 没有启动")
+
+
+def with_tusd() -> float:
+    """tusd: each stream one upload (tus 1.0.0: a creation, one PATCH), kept in MinIO by multipart upload."""
+    url = _tusd()
+
+    def send(path: Path) -> None:
+        with httpx.Client(trust_env=False, timeout=600, headers={"tus-resumable": "1.0.0"}) as http:
+            made = http.post(url, headers={"upload-length": str(path.stat().st_size)})
+            made.raise_for_status()
+            headers = {"upload-offset": "0", "content-type": "application/offset+octet-stream"}
+            http.patch(made.headers["location"], content=chunks(path), headers=headers).raise_for_status()
+
+    return _rate(send)
+
+
+@row("push-bulk", unit="MiB/s", better="higher", goal=1.0, peer=with_tusd, runs=3)
+def push_bulk() -> float:
+    """Four chunked fragmented MP4 bodies at once, from their first byte until each is answered: all of it cut,
+    hashed, put with checksum and lock, checked, receipted and indexed."""
+    sources = [Source(minio_system(), name=f"bench {uuid4()}") for _ in range(STREAMS)]
+
+    def send(path: Path) -> None:
+        source = sources[material().index(path)]
+        answer = httpx.put(source.url + "live.mp4", content=chunks(path), timeout=600, trust_env=False)
+        answer.raise_for_status()
+
+    return _rate(send)
