@@ -24,6 +24,7 @@ import shutil
 import threading
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from io import FileIO
 from pathlib import Path
 from uuid import UUID
 
@@ -93,21 +94,32 @@ class RecordingSpool:
         self.next_sequence += 1
         return ask
 
-    def read(self, ask: SegmentAsk) -> bytes:
-        """The segment's bytes, as they were hashed. Raises SegmentDamaged and sets them aside otherwise."""
-        path = self._file(ask.sequence, "seg")
+    def open(self, ask: SegmentAsk) -> FileIO:
+        """The segment's bytes, to be sent as they are: the store takes none but those of the ticket's digest.
+        Raises SegmentDamaged where they are not there in their length."""
         try:
-            data = path.read_bytes()
+            file = self._file(ask.sequence, "seg").open("rb", buffering=0)
         except FileNotFoundError:
-            data = b""
-        if hashlib.sha256(data).hexdigest() == ask.sha256:
-            return data
+            raise self._set_aside(ask) from None
+        if os.fstat(file.fileno()).st_size != ask.size:
+            file.close()
+            raise self._set_aside(ask)
+        return file
+
+    def check(self, ask: SegmentAsk) -> None:
+        """Raises SegmentDamaged where the segment's bytes are no longer those that were hashed."""
+        with self.open(ask) as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != ask.sha256:
+                raise self._set_aside(ask)
+
+    def _set_aside(self, ask: SegmentAsk) -> SegmentDamaged:
+        path = self._file(ask.sequence, "seg")
         if path.exists():
             path.rename(path.with_suffix(".damaged"))
             sync_folder(self.path)
         if self.pending.pop(ask.sequence, None):
             self._spool.release(ask.size)
-        raise SegmentDamaged(f"片段 {ask.sequence} 在暂存区中已损坏，将在结束声明中列为缺失。")
+        return SegmentDamaged(f"片段 {ask.sequence} 在暂存区中已损坏，将在结束声明中列为缺失。")
 
     def accept(self, ask: SegmentAsk, receipt: Envelope) -> None:
         """Steps 5 and 6: keep the verified receipt, and only then free the bytes."""

@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from io import FileIO
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -36,6 +37,13 @@ PACE_SECONDS = 0.5
 each would take the time from the bytes."""
 _SLOWEST_BYTES_PER_SECOND = 32 * 1024
 _TICKET_MARGIN_SECONDS = 5.0
+_PIECE = 1024 * 1024
+"""Bytes read at a time, so that a put takes no more memory than this whatever its segment's length."""
+
+
+async def _pieces(file: FileIO) -> AsyncIterator[bytes]:
+    while piece := await asyncio.to_thread(file.read, _PIECE):
+        yield piece
 
 
 class _WeakerLock(Exception):
@@ -192,22 +200,27 @@ class Uplink:
     async def _put(self, way: _Way, ticket: wire.Ticket) -> None:
         # 3. Put, once and straight to the store, with the ticket's headers as they are.
         try:
-            data = await asyncio.to_thread(self._recording.read, way.ask)
+            with await asyncio.to_thread(self._recording.open, way.ask) as file:
+                trouble = await self._send(file, way.ask.size, ticket)
+            if not trouble:
+                way.state = "commit"
+                return
+            await asyncio.to_thread(self._recording.check, way.ask)
         except SegmentDamaged as error:
             self._ways.pop(way.ask.sequence, None)
             self._progress.tell("error", recording=str(self._recording.id), reason=str(error))
             return
+        self._line.tell_retry(trouble, way.again("ask"), way.ask.sequence)
+
+    async def _send(self, file: FileIO, size: int, ticket: wire.Ticket) -> str:
+        """What went wrong, in words, or nothing."""
+        headers = {**ticket.headers, "content-length": str(size)}
         try:
-            async with asyncio.timeout(IDLE_SECONDS + len(data) / _SLOWEST_BYTES_PER_SECOND):
-                response = await self._store.request(ticket.method, ticket.url, headers=ticket.headers, content=data)
+            async with asyncio.timeout(IDLE_SECONDS + size / _SLOWEST_BYTES_PER_SECOND):
+                answer = await self._store.request(ticket.method, ticket.url, headers=headers, content=_pieces(file))
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
-            self._line.tell_retry(f"存储连接中断（{type(error).__name__}）", way.again("ask"), way.ask.sequence)
-            return
-        if response.status_code in (200, 412):
-            way.state = "commit"
-        else:
-            refused = f"存储回答 {response.status_code}"
-            self._line.tell_retry(refused, way.again("ask"), way.ask.sequence)
+            return f"存储连接中断（{type(error).__name__}）"
+        return "" if answer.status_code in (200, 412) else f"存储回答 {answer.status_code}"
 
     async def _take_receipt(self, sealed: wire.SealedSegment) -> None:
         way = self._way(sealed)

@@ -35,6 +35,11 @@ def append(recording: RecordingSpool, data: bytes) -> SegmentAsk:
     )
 
 
+def bytes_of(recording: RecordingSpool, ask: SegmentAsk) -> bytes:
+    with recording.open(ask) as file:
+        return file.read()
+
+
 def test_a_later_process_finds_what_was_recorded(tmp_path: Path) -> None:
     recording = new_spool(tmp_path).begin(NOW)
     asks = [append(recording, bytes([n]) * 100) for n in range(3)]
@@ -45,7 +50,7 @@ def test_a_later_process_finds_what_was_recorded(tmp_path: Path) -> None:
     assert (found.id, found.started_at) == (recording.id, NOW)
     assert list(found.pending.values()) == [asks[0], asks[2]]
     assert found.leaves() == [asks[1]]
-    assert found.read(asks[2]) == b"\x02" * 100
+    assert bytes_of(found, asks[2]) == b"\x02" * 100
     assert spool.used == 200
     assert found.ended_at == NOW + timedelta(seconds=3)
     assert append(found, b"more").sequence == 3
@@ -114,23 +119,27 @@ def test_a_full_spool_refuses_the_new_and_keeps_the_old(tmp_path: Path) -> None:
     asks = [append(recording, b"x" * 100), append(recording, b"y" * 100)]
     with pytest.raises(SpoolFull):
         append(recording, b"z" * 100)
-    assert [recording.read(ask) for ask in asks] == [b"x" * 100, b"y" * 100]
+    assert [bytes_of(recording, ask) for ask in asks] == [b"x" * 100, b"y" * 100]
     recording.accept(asks[0], RECEIPT)
     assert append(recording, b"z" * 100).sequence == 2
 
 
-def test_a_damaged_segment_is_set_aside_and_declared_missing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", [b"twi", b"tw", b"", None], ids=["altered", "cut short", "empty", "gone"])
+def test_a_damaged_segment_is_set_aside_and_declared_missing(tmp_path: Path, damage: bytes | None) -> None:
     recording = new_spool(tmp_path).begin(NOW)
     asks = [append(recording, b"one"), append(recording, b"two"), append(recording, b"three")]
-    (recording.path / "00000001.seg").write_bytes(b"twi")
+    file = recording.path / "00000001.seg"
+    file.unlink() if damage is None else file.write_bytes(damage)
     with pytest.raises(SegmentDamaged):
-        recording.read(asks[1])
+        recording.check(asks[1])
+    recording.check(asks[0])
     for ask in (asks[0], asks[2]):
         recording.accept(ask, RECEIPT)
     assert recording.missing() == [1]
     (found,) = new_spool(tmp_path).leftovers()
     assert (found.missing(), list(found.pending)) == ([1], [])
-    assert (recording.path / "00000001.damaged").read_bytes() == b"twi"
+    aside = recording.path / "00000001.damaged"
+    assert (aside.read_bytes() if aside.exists() else None) == damage
 
 
 def test_how_capture_ended_outlives_the_process(tmp_path: Path) -> None:
@@ -182,4 +191,4 @@ def test_segments_survive_kill_9_in_the_middle_of_writing(tmp_path: Path) -> Non
     assert found.next_sequence >= max(told, default=19) + 1
     assert found.missing() == []
     for ask in list(found.pending.values()):
-        assert found.read(ask) == bytes([ask.sequence % 256]) * 50_000
+        assert bytes_of(found, ask) == bytes([ask.sequence % 256]) * 50_000

@@ -178,6 +178,18 @@ async def test_a_segment_that_the_store_does_not_tell_of_is_asked_for_again(peer
     assert len(terminal.events.named("sealed")) == 5
 
 
+@pytest.mark.parametrize("damage", [b"\x01" * 1002, b"\x02" * 1001], ids=["altered", "cut short"])
+async def test_a_segment_damaged_in_the_spool_is_never_sealed(peer: Peer, tmp_path: Path, damage: bytes) -> None:
+    terminal = Terminal(peer, tmp_path)
+    (terminal.recording.path / "00000002.seg").write_bytes(damage)
+    await terminal.run()
+    assert sorted(len(data) for data in peer.objects.values()) == [1000, 1001, 1003, 1004]
+    (error,) = terminal.events.named("error")
+    assert "片段 2 在暂存区中已损坏" in error["reason"]
+    (done,) = (tmp_path / "done").iterdir()
+    assert (done / "00000002.damaged").read_bytes() == damage
+
+
 async def test_a_receipt_by_another_key_frees_nothing(peer: Peer, tmp_path: Path) -> None:
     terminal = Terminal(peer, tmp_path, segments=3)
     right, peer.key = peer.key, Ed25519PrivateKey.generate()
