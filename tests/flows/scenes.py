@@ -78,6 +78,10 @@ class Scene:
             self.recording.ask(self.recording.segment(2, some_bytes()))
         self.sweep()
 
+    def queue(self) -> None:
+        """A newer checkpoint, to be stamped in a minute of its own."""
+        self.close_alone()
+
     def stamp(self) -> None:
         """Another minute's checkpoint, and time to try again what was queued."""
         next_minute(self._rig.system)
@@ -92,6 +96,8 @@ class Scene:
             # What the dead one had claimed is nobody's until its lease is over, and then anybody's.
             leased = f"sweep_at BETWEEN now() AND now() + interval '2 min' FROM vault.segments WHERE {self._this}"
             assert self._rig.sql(f"SELECT {leased} AND state = 'asked'") in ("t", "")
+        if again is Scene.queue:
+            eventually(self._queued, "the newest checkpoint is queued unasked", SOON)
         if again is Scene.stamp:
             self._assert_stamped()
         again(self)
@@ -133,6 +139,10 @@ class Scene:
             self._rig.sql(f"UPDATE vault.timestamps SET next_try_at = now() WHERE size = {size}")
             sealed = f"{had} AND size = {size} AND sealed_at IS NOT NULL"
             eventually(lambda: self._rig.sql(sealed) == "1", "it is stamped", SOON)
+
+    def _queued(self) -> bool:
+        next_minute(self._rig.system)
+        return self._rig.sql("SELECT max(size) = (SELECT size FROM vault.log_head) FROM vault.timestamps") == "t"
 
     def _states(self) -> str:
         return self._rig.sql(f"SELECT DISTINCT state FROM vault.segments WHERE {self._this}")

@@ -90,7 +90,7 @@ ROWS: dict[str, tuple[str, str, Callable[[Scene], None]]] = {
     "closing 3": (ROW, "%", Scene.close_alone),
     "closing 4": ("LOCK TABLE vault.log_pending IN EXCLUSIVE MODE", "%", Scene.close_alone),
     "publish 3": ("LOCK TABLE vault.checkpoints IN EXCLUSIVE MODE", "INSERT%checkpoints%", Scene.close_alone),
-    "timestamps 1": ("LOCK TABLE vault.timestamps IN SHARE MODE", "INSERT%timestamps%", Scene.close_alone),
+    "timestamps 1": ("LOCK TABLE vault.timestamps IN SHARE MODE", "INSERT%timestamps%", Scene.queue),
     "timestamps 3": ("LOCK TABLE vault.authorities IN EXCLUSIVE MODE", "%", Scene.stamp),
 }
 
@@ -101,7 +101,7 @@ def test_killed_while_a_transaction_waits(request: pytest.FixtureRequest, store:
     rig: Rig = request.getfixturevalue(store)
     lock, statement, act = ROWS[step]
     scene = Scene(rig)
-    if act in (Scene.close_alone, Scene.look):
+    if act in (Scene.close_alone, Scene.queue, Scene.look):
         scene.commit()
     other = locked(rig.system, lock.format(recording=scene.recording.id))
     waits = killed_when(rig, lambda: waiting_for_a_lock(rig.system, statement))
