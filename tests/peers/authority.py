@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Self
@@ -24,7 +25,7 @@ _EXTENSIONS = "extendedKeyUsage=critical,timeStamping\nbasicConstraints=critical
 
 class Authority:
     """`mood` is how it answers: "well", "away" (503), "replay" (an older token), "garbage", "stranger" (a token by
-    another key with the same names), "refused" (a proper refusal)."""
+    another key with the same names), "refused" (a proper refusal), "silent" (nothing, for as long as it is)."""
 
     def __init__(self, folder: Path, *, key: str = "rsa:2048"):
         self.mood = "well"
@@ -82,6 +83,8 @@ class Authority:
 
     def _answer(self, query: bytes) -> tuple[int, bytes]:
         self.asked += 1
+        while self.mood == "silent":
+            time.sleep(0.05)
         if self.mood == "away":
             return 503, b""
         if self.mood == "garbage":

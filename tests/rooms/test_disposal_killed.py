@@ -1,4 +1,4 @@
-"""A disposal that is killed while the store has not answered: the same command goes on, and one tombstone is left."""
+"""A disposal that is killed in the midst of a step: the same command goes on, and one tombstone is left."""
 
 from __future__ import annotations
 
@@ -7,13 +7,25 @@ import re
 import subprocess
 import threading
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from deploy.local.processes import ROOT
 from services.vault.stores import open_store
-from tests.rooms.custody import FIRST, SECOND, SHORT, command, command_line, disposal, lapsed, recorded, stored
+from tests.rooms.custody import (
+    FIRST,
+    SECOND,
+    SHORT,
+    Sealed,
+    command,
+    command_line,
+    disposal,
+    lapsed,
+    recorded,
+    stored,
+)
 from tests.rooms.liar import Answer, Gateway, Request, gated, truthful
 from tests.rooms.sealed import Room, room_of, settings_of
 from tests.system import System
@@ -37,6 +49,46 @@ async def room(rig: Gated) -> AsyncIterator[Room]:
         yield made
 
 
+@contextmanager
+def disposing(system: System, order: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The command at work, killed at the end."""
+    argv, environment = command_line(system, "dispose", str(order))
+    process = subprocess.Popen(argv, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def state_of(system: System, sealed: Sealed) -> str:
+    return system.stack.postgres.run_sql(f"SELECT state FROM vault.recordings WHERE id = '{sealed.id}'").strip()
+
+
+async def assert_gone_on_with(room: Room, sealed: Sealed, order: Path) -> None:
+    """The same command again ends it; of three segments."""
+    system = room.system
+    again = await asyncio.to_thread(command, system, "dispose", str(order))
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert state_of(system, sealed) == "disposed"
+    for key in sealed.keys:
+        assert await room.store.head(key) is None
+    left = await room.client.tombstone(sealed.id)
+    assert left.tombstone.decoded()["segments"] == 3
+    assert left.sha256 == (await stored(room, f"recordings/{sealed.id}/tombstone")).sha256
+    versions = [each async for each in room.store.list(f"recordings/{sealed.id}/tombstone")]
+    assert len(versions) == 1
+    told = (await room.client.proof(left.act)).statement
+    assert (told["kind"], told["recording"]) == ("disposal", str(sealed.id))
+    counted = f"SELECT count(*) FROM vault.tombstones WHERE recording_id = '{sealed.id}'"
+    assert system.stack.postgres.run_sql(counted).strip() == "1"
+    told_of = f"statement LIKE '%\"kind\":\"disposal\"%' AND statement LIKE '%{sealed.id}%'"
+    entered = "SELECT count(*) FROM (SELECT convert_from(statement, 'UTF8') FROM vault.log_entries) AS e(statement)"
+    assert system.stack.postgres.run_sql(f"{entered} WHERE {told_of}").strip() == "1"
+    whole = "SELECT count(*) = max(position) + 1 AND count(DISTINCT act) = count(*) FROM vault.log_entries"
+    assert system.stack.postgres.run_sql(whole).strip() == "t"
+
+
 STEPS = {
     "4, at its first": ("DELETE", "/0000000000-"),
     "4, at its last": ("DELETE", "/0000000002-"),
@@ -54,43 +106,23 @@ async def test_killed_while_a_request_to_the_store_stalls(
     sealed = await recorded(room, [b"one", b"two", b"three"])
     await lapsed(room, sealed.id)
     path = disposal(tmp_path, sealed.id)
-    stalled, lifted = threading.Event(), threading.Event()
+    arrived, lifted = threading.Event(), threading.Event()
 
     def stall(gate: Gateway, request: Request) -> Answer:
         place = re.search(f"/recordings/{sealed.id}{part}", request.target)
-        if stalled.is_set() or request.method != method or not place:
+        if arrived.is_set() or request.method != method or not place:
             return gate.forward(request)
-        stalled.set()
+        arrived.set()
         answer = gate.forward(request) if done else Answer(503)
         lifted.wait(60)
         return answer
 
     gate.lie = stall
-    argv, environment = command_line(system, "dispose", str(path))
-    process = subprocess.Popen(argv, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL)
     try:
-        assert await asyncio.to_thread(stalled.wait, 60)
+        with disposing(system, path):
+            assert await asyncio.to_thread(arrived.wait, 60)
     finally:
-        process.kill()
-        process.wait()
         gate.lie = truthful
         lifted.set()
-    state = f"SELECT state FROM vault.recordings WHERE id = '{sealed.id}'"
-    assert system.stack.postgres.run_sql(state).strip() == "disposing"
-
-    again = await asyncio.to_thread(command, system, "dispose", str(path))
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert system.stack.postgres.run_sql(state).strip() == "disposed"
-    for key in sealed.keys:
-        assert await room.store.head(key) is None
-    left = await room.client.tombstone(sealed.id)
-    assert left.tombstone.decoded()["segments"] == 3
-    assert left.sha256 == (await stored(room, f"recordings/{sealed.id}/tombstone")).sha256
-    versions = [each async for each in room.store.list(f"recordings/{sealed.id}/tombstone")]
-    assert len(versions) == 1
-    told = (await room.client.proof(left.act)).statement
-    assert (told["kind"], told["recording"]) == ("disposal", str(sealed.id))
-    counted = f"SELECT count(*) FROM vault.tombstones WHERE recording_id = '{sealed.id}'"
-    assert system.stack.postgres.run_sql(counted).strip() == "1"
-    whole = "SELECT count(*) = max(position) + 1 AND count(DISTINCT act) = count(*) FROM vault.log_entries"
-    assert system.stack.postgres.run_sql(whole).strip() == "t"
+    assert state_of(system, sealed) == "disposing"
+    await assert_gone_on_with(room, sealed, path)
