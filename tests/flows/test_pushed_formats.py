@@ -10,6 +10,7 @@ from deploy.local.demo import stock_commands
 from services.vault.contract import verify, wire
 from tests.flows.evidence import assert_plays
 from tests.flows.pushing import FMP4, TS, Source
+from tests.flows.test_pages import blocks, run
 from tests.flows.test_streaming import run_stock
 from tests.system import System
 
@@ -38,6 +39,8 @@ def test_a_push_is_exported_as_what_it_is(
     for command in stock_commands(bag):
         done = run_stock(command, bag)
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+    shown = run("".join(blocks("verifying.md")[1:]), bag)
+    assert shown.returncode == 0, shown.stdout + shown.stderr
 
 
 @pytest.mark.parametrize("name", ["a\nb", "\u202egpj", "a" * 65, " "])
