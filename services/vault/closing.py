@@ -210,7 +210,8 @@ class Closer:
 
     async def _source(self, recording: UUID) -> Any:
         """Who may close it, and what is open. Raises NoSuchRecording, NeverClosed."""
-        own = (Recording.key_id, Recording.source, Recording.kind, Recording.state, Recording.active_at)
+        names = ("key_id", "source", "kind", "state", "active_at", "format", "remuxed_by")
+        own = [getattr(Recording, name) for name in names]
         query = select(*map(col, (*own, Enrolment.public_key, Enrolment.revoked_at))).where(
             col(Recording.id) == recording
         )
@@ -240,7 +241,8 @@ class Closer:
         beside: list[Any],
     ) -> None:
         now, act = datetime.now(UTC), wire.manifest_act(recording, number)
-        payload = told | {
+        payload = told | wire.media_told(source.format, source.remuxed_by)
+        payload |= {
             "recording": str(recording),
             "number": number,
             "source": {"recorder": str(source.source), "key_id": source.key_id},

@@ -129,7 +129,7 @@ class SigningStopped(VaultError):
 
 
 class RecordingDiffers(VaultError):
-    status, slug, title = 409, "recording-differs", "同一编号的音像记录已由其他来源登记。"
+    status, slug, title = 409, "recording-differs", "同一编号的音像记录已由其他来源或以其他格式登记。"
 
 
 class EnrolmentDiffers(VaultError):

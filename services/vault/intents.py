@@ -25,6 +25,7 @@ INTENT_TYPE = "application/vnd.quancheng.intent.v1+json"
 MAX_CHARACTERS = 1500
 """What a store keeps of user metadata with an object is 2 KB at least."""
 SEGMENT_KEY = re.compile(r"recordings/([0-9a-f-]{36})/(\d{10})-([0-9a-f]{64})", re.ASCII)
+_OPENING = ("kind", "source", "key_id", "opened_as", "asked_at", "format", "remuxed_by")
 
 
 class Intent(wire.Message):
@@ -35,15 +36,19 @@ class Intent(wire.Message):
     key_id: wire.KeyId | None
     opened_as: wire.Moment
     """The device's time of the recording's begin."""
+    format: wire.Format = "mp4"
+    remuxed_by: wire.Remuxer | None = None
     ask: wire.SegmentAsk
     asked_at: wire.Moment
 
 
 def signed(keys: Keys, key: str, opening: Any, ask: wire.SegmentAsk, asked_at: datetime) -> str:
-    """What a ticket for `key` carries; `opening` is the recording's kind, source, key_id and started_at."""
+    """What a ticket for `key` carries; `opening` is the recording's kind, source, key_id, started_at,
+    format and remuxed_by."""
     told = ask.model_dump(mode="json", exclude={"sequence", "sha256"}, exclude_none=True)
     told |= {"started_at": wire.rfc3339(ask.started_at), "asked_at": wire.rfc3339(asked_at)}
     told |= {"kind": opening.kind, "source": str(opening.source), "opened_as": wire.rfc3339(opening.started_at)}
+    told |= wire.media_told(opening.format, opening.remuxed_by)
     if opening.key_id is not None:
         told["key_id"] = opening.key_id
     body = wire.canonical(told)
@@ -61,7 +66,8 @@ def opened(carried: str, key: str, trusted: Iterable[Ed25519PublicKey]) -> Inten
         if not any(_holds(one, signature, _message(key, body)) for one in trusted):
             return None
         told = json.loads(body)
-        opening = {name: told.pop(name, None) for name in ("kind", "source", "key_id", "opened_as", "asked_at")}
+        told |= wire.media_of(told)
+        opening = {name: told.pop(name, None) for name in _OPENING}
         ask = told | {"sequence": int(place[2]), "sha256": place[3]}
         return Intent.model_validate_json(wire.canonical(opening | {"ask": ask}))
     except (ValueError, binascii.Error):

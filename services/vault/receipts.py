@@ -12,9 +12,12 @@ from services.vault.models import Segment
 from services.vault.stores.port import StoredObject
 
 
-def receipt_payload(row: Row[Any] | Segment, stored: StoredObject, sealed_at: datetime) -> dict[str, Any]:
-    metadata = {"metadata_sha256": row.metadata_sha256} if row.metadata_sha256 else {}
-    return metadata | {
+def receipt_payload(
+    row: Row[Any] | Segment, media: dict[str, str], stored: StoredObject, sealed_at: datetime
+) -> dict[str, Any]:
+    """`media`: what is told of its recording's (`wire.media_told`)."""
+    told = media | ({"metadata_sha256": row.metadata_sha256} if row.metadata_sha256 else {})
+    return told | {
         "recording": str(row.recording_id),
         "sequence": row.sequence,
         "sha256": row.sha256,

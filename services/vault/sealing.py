@@ -69,12 +69,13 @@ class Sealing:
         self._heads = asyncio.Semaphore(_HEADS_AT_ONCE)
 
     async def open(self, recording: UUID, opening: wire.OpenRecording) -> None:
-        """A recording begins. The same again changes nothing; another source or key is refused."""
+        """A recording begins. The same again changes nothing; another source, key, format or remuxer is refused."""
         await self._open(recording, "recording", opening.model_dump())
 
     async def open_series(self, series: UUID, opening: wire.OpenSeries) -> None:
         """A series begins: versions are sealed by the same cycle, and it is never closed."""
-        await self._open(series, "series", opening.model_dump() | {"key_id": None, "started_at": datetime.now(UTC)})
+        more = {"key_id": None, "started_at": datetime.now(UTC), **wire.media_of({})}
+        await self._open(series, "series", opening.model_dump() | more)
 
     async def _open(self, recording: UUID, kind: str, opening: dict[str, Any]) -> None:
         now = datetime.now(UTC)
@@ -87,7 +88,8 @@ class Sealing:
             await require_unrevoked(db, opening["key_id"])
             await db.execute(insert(Recording).values(values).on_conflict_do_nothing())
             found = (await db.execute(select(Recording).where(col(Recording.id) == recording))).one()
-        if (found.kind, found.source, found.key_id) != (kind, opening["source"], opening["key_id"]):
+        same = ("kind", "source", "key_id", "format", "remuxed_by")
+        if any(getattr(found, name) != values[name] for name in same):
             raise errors.RecordingDiffers
 
     async def exchange(self, recording: UUID, request: wire.ExchangeRequest) -> wire.ExchangeResult:
@@ -257,7 +259,8 @@ class Sealing:
         if not fits(row, stored, self._store.lock):
             return _problem(name, errors.StoredDiffers)
         sealed_at = datetime.now(UTC)
-        envelope = self._keys.envelope(wire.RECEIPT_TYPE, receipt_payload(row, stored, sealed_at))
+        media = wire.media_told(row.format, row.remuxed_by)
+        envelope = self._keys.envelope(wire.RECEIPT_TYPE, receipt_payload(row, media, stored, sealed_at))
         return {
             "sequence": row.sequence,
             "sha256": row.sha256,
@@ -332,10 +335,10 @@ def _suits(ask: wire.SegmentAsk, kind: str) -> bool:
 async def lock(db: AsyncConnection, recording: UUID, *, by_source: bool = False) -> Row[Any]:
     """Alone with the recording until the transaction ends: what is counted here is still so when it is written.
     Its state, the number of the manifest that is collected or was last, how it was opened (kind, source, key_id,
-    started_at), its term, and when its source's key was revoked. Raises NoSuchRecording."""
+    started_at, format, remuxed_by), its term, and when its source's key was revoked. Raises NoSuchRecording."""
     this = col(Recording.id) == recording
     revoked = select(col(Enrolment.revoked_at)).where(col(Enrolment.key_id) == col(Recording.key_id))
-    columns = ("kind", "state", "number", "source", "key_id", "started_at", "keep_until")
+    columns = ("kind", "state", "number", "source", "key_id", "started_at", "format", "remuxed_by", "keep_until")
     told = [*(getattr(Recording, name) for name in columns), revoked.scalar_subquery().label("revoked_at")]
     row = (
         await db.execute(update(Recording).where(this).values(_active(datetime.now(UTC))).returning(*told))
@@ -357,7 +360,10 @@ def _active(now: datetime) -> dict[str, Any]:
 async def _rows(
     db: AsyncConnection, recording: UUID, names: Sequence[tuple[int, str]]
 ) -> dict[tuple[int, str], Row[Any]]:
-    query = select(Segment).where(_named(recording, names))
+    """Each with what its recording's media are."""
+    media = (col(Recording.format), col(Recording.remuxed_by))
+    query: Any = select(Segment, *media).where(_named(recording, names))
+    query = query.join(Recording, col(Recording.id) == col(Segment.recording_id))
     return {(row.sequence, row.sha256): row for row in await db.execute(query)}
 
 

@@ -12,6 +12,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -247,7 +248,8 @@ async def something_of_everything(room: Room) -> dict[str, UUID]:
     made["supplement"] = await source.recording(b"before", close=True)
     await seal(client, made["supplement"], [b"before", b"late"])
     made["by server"] = uuid7()
-    opening = wire.OpenRecording(source=uuid7(), key_id=None, started_at=datetime.now(UTC))
+    began: dict[str, Any] = {"source": uuid7(), "key_id": None, "started_at": datetime.now(UTC)}
+    opening = wire.OpenRecording(**began, format="ts", remuxed_by="MediaMTX 1.15.3")
     await client.open(made["by server"], opening)
     await seal(client, made["by server"], [b"pushed"])
     await client.close_by_server(made["by server"], wire.CloseByServer(reason="idle"))

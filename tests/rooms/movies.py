@@ -1,9 +1,11 @@
-"""Real fragmented MP4, made by ffmpeg and cut where a recorder cuts it."""
+"""Real fragmented MP4, made by ffmpeg and cut where a recorder cuts it, and files of other formats."""
 
 from __future__ import annotations
 
 import subprocess
+import tempfile
 from functools import cache
+from pathlib import Path
 
 import imageio_ffmpeg
 
@@ -28,3 +30,14 @@ def fragmented(*, seconds: int) -> list[bytes]:
             cut[-1] += box
     assert len(cut) == seconds + 1
     return cut
+
+
+@cache
+def whole(kind: str, *options: str, seconds: int = 2) -> bytes:
+    """A whole file of another format, as ffmpeg makes it."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / f"made.{kind}"
+        argv = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-f", "lavfi"]
+        argv += ["-i", f"testsrc=duration={seconds}:size=160x120:rate=10", *options, str(target)]
+        subprocess.run(argv, capture_output=True, timeout=60, check=True)
+        return target.read_bytes()

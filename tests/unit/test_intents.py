@@ -24,7 +24,8 @@ TRUSTED = [Ed25519PublicKey.from_public_bytes(KEYS.receipt_public)]
 ASK = wire.SegmentAsk(
     sequence=7, sha256="a" * 64, size=9, media="media", started_at=AT, duration_ms=4000, monotonic_ms=2**53
 )
-OPENING: Any = SimpleNamespace(kind="recording", source=RECORDING, key_id="b" * 64, started_at=AT)
+PLAIN: dict[str, Any] = {"source": RECORDING, "started_at": AT, "format": "mp4", "remuxed_by": None}
+OPENING: Any = SimpleNamespace(kind="recording", key_id="b" * 64, **PLAIN)
 KEY = segment_key(RECORDING, ASK.sequence, ASK.sha256)
 
 
@@ -41,15 +42,30 @@ def test_what_was_signed_comes_back_whole() -> None:
 
 def test_a_file_s_metadata_and_a_source_without_a_key_come_back() -> None:
     ask = ASK.model_copy(update={"media": "file", "metadata_sha256": "c" * 64})
-    opening: Any = SimpleNamespace(kind="series", source=RECORDING, key_id=None, started_at=AT)
+    opening: Any = SimpleNamespace(kind="series", key_id=None, **PLAIN)
     found = intents.opened(intents.signed(KEYS, KEY, opening, ask, AT), KEY, TRUSTED)
     assert found is not None
     assert (found.ask, found.key_id, found.kind) == (ask, None, "series")
 
 
+def test_what_the_media_are_comes_back_and_is_not_told_where_it_is_as_by_default() -> None:
+    opening: Any = SimpleNamespace(
+        kind="recording", key_id=None, **PLAIN | {"format": "ts", "remuxed_by": "MediaMTX"}
+    )
+    found = intents.opened(intents.signed(KEYS, KEY, opening, ASK, AT), KEY, TRUSTED)
+    assert found is not None and (found.format, found.remuxed_by) == ("ts", "MediaMTX")
+    found = intents.opened(signed(), KEY, TRUSTED)
+    assert found is not None and (found.format, found.remuxed_by) == ("mp4", None)
+    body = signed().partition(".")[0]
+    assert not {"format", "remuxed_by"} & json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4))).keys()
+
+
 def test_it_fits_into_what_stores_keep_with_an_object() -> None:
     longest = ASK.model_copy(update={"media": "file", "metadata_sha256": "c" * 64, "size": wire.MAX_SEGMENT_BYTES})
-    assert len(intents.signed(KEYS, KEY, OPENING, longest, AT)) < intents.MAX_CHARACTERS
+    opening: Any = SimpleNamespace(
+        kind="recording", key_id="b" * 64, **PLAIN | {"format": "mov", "remuxed_by": "\U00020bb7" * 64}
+    )
+    assert len(intents.signed(KEYS, KEY, opening, longest, AT)) < intents.MAX_CHARACTERS
     assert signed().isascii()
 
 

@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import BaseModel, Field, StringConstraints
 
 from services.api.database import STORABLE
-from services.vault.contract.wire import KeyId, RevocationCode, VaultIdentity
+from services.vault.contract.wire import KeyId, Remuxer, RevocationCode, VaultIdentity
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=64, strip_whitespace=True, pattern=STORABLE)]
 Base64Key = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]{43}=$")]
@@ -42,7 +42,7 @@ class NewAddress(BaseModel):
     """`remuxed_by` names the gateway that takes the media apart and together again before it comes here."""
 
     days: Annotated[int, Field(ge=1, le=366)] = 90
-    remuxed_by: Name | None = None
+    remuxed_by: Annotated[Remuxer, StringConstraints(strip_whitespace=True)] | None = None
 
 
 class AddressView(BaseModel):

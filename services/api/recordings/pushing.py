@@ -103,7 +103,13 @@ async def begin(
 
 async def introduce(vault: VaultClient, recording: Recording) -> None:
     """Tell the vault of it, which may be repeated: whoever began it may have died before."""
-    opening = wire.OpenRecording(source=recording.recorder_id, key_id=None, started_at=recording.started_at)
+    opening = wire.OpenRecording(
+        source=recording.recorder_id,
+        key_id=None,
+        started_at=recording.started_at,
+        format="ts" if recording.container == "ts" else "mp4",
+        remuxed_by=recording.remuxed_by,
+    )
     await vault.open(recording.id, opening)
 
 

@@ -19,7 +19,9 @@ numbers are repeated in the code and in what is printed:
    the closing inside is signed by the terminal; count, missing segments and Merkle root (RFC 6962) recomputed
    from the listed segments are those the terminal signed; `offsets.tsv` agrees. Segments that were sealed
    and that the closing does not speak of are listed *beside*, enclosed, and checked like the others. What came
-   after a closing is in numbered *supplements*, each with a manifest and a media file of its own. A manifest
+   after a closing is in numbered *supplements*, each with a manifest and a media file of its own. That file has the
+   extension of the format that the manifest names, `.mp4` where it names none; where a gateway remuxed the media
+   before they were sealed, the report says so. A manifest
    without a terminal's closing was made by the server alone, which the report says. What was *disposed of* has its
    manifests and receipts, a tombstone signed by the vault that counts the same segments, and no media. What was
    sealed and no manifest holds yet is *open*: it is what its receipts say, and nobody says that it is all there is.
@@ -123,16 +125,19 @@ FIXED = (
     *("bagit.txt", "bag-info.txt", "manifest-sha256.txt", "README.md", "verify.py"),
     *("keys/vault.pem", "keys/log.pem", "keys/log.vkey", "checkpoint", "checkpoint.body", "checkpoint.sig"),
 )
+FORMATS = ("mp4", "ts", "mov", "avi", "mkv", "jpg", "png", "wav", "mp3", "pdf", "bin")
+"""What the segments of a recording are when joined, by the extension; the first where nothing is said."""
+REMUXER = re.compile("[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]{1,64}")
 EACH = ("manifest.dsse.json", "manifest.pae", "manifest.sig", "receipts.jsonl", "offsets.tsv")
 EACH_OPEN = ("receipts.jsonl", "offsets.tsv")
 TOMBSTONE = ("tombstone.dsse.json", "tombstone.pae", "tombstone.sig")
 LAYOUT = re.compile(
     rf"{'|'.join(map(re.escape, FIXED))}|keys/(terminal|vault)-[0-9a-f]{{64}}\.pem|proofs/{UUID}\.tlog-proof"
     rf"|keys/tsa-[0-9a-f]{{64}}\.pem|timestamps/[1-9][0-9]{{0,17}}\.(checkpoint|consistency|tsr)"
-    rf"|data/{NAME}\.mp4|data/{NAME}\.beside/[0-9]{{10}}-[0-9a-f]{{64}}"
+    rf"|data/{NAME}\.({'|'.join(FORMATS)})|data/{NAME}\.beside/[0-9]{{10}}-[0-9a-f]{{64}}"
     rf"|recordings/{NAME}/({'|'.join(map(re.escape, EACH))})"
     rf"|(recordings|series)/{UUID}/({'|'.join(map(re.escape, TOMBSTONE))})"
-    rf"|data/{UUID}\.open\.mp4|data/{UUID}\.open\.beside/[0-9]{{10}}-[0-9a-f]{{64}}"
+    rf"|data/{UUID}\.open\.({'|'.join(FORMATS)})|data/{UUID}\.open\.beside/[0-9]{{10}}-[0-9a-f]{{64}}"
     rf"|recordings/{UUID}\.open/({'|'.join(map(re.escape, EACH_OPEN))})"
     rf"|data/series/{UUID}/[1-9][0-9]{{0,9}}(-[0-9a-f]{{64}})?|series/{UUID}/receipts\.jsonl"
     rf"|data/copies/{NAME}\.mp4|copies/{NAME}\.json"
@@ -802,6 +807,11 @@ class _Recording:
     """No manifest holds it yet."""
 
     @property
+    def media(self) -> str:
+        """Its media file."""
+        return f"data/{self.name}.{_format(self.manifest)}"
+
+    @property
     def subject(self) -> str:
         """The file that says what there is of it."""
         return f"recordings/{self.name}/{'receipts.jsonl' if self.open else 'manifest.dsse.json'}"
@@ -925,11 +935,16 @@ def verify_bundle(
         for one in recordings:
             if one.manifest["closed_by"] == "server":
                 done(4, "by-server", name=one.name, reason=one.manifest["reason"])
+        for one in [*recordings, *unclosed]:
+            if "remuxed_by" in one.manifest:
+                done(4, "remuxed", name=one.name, by=one.manifest["remuxed_by"])
         present = [one for one in [*recordings, *unclosed] if one.id not in tombstones]
         beside = {f"data/{one.name}.beside/{_name(each)}": each for one in present for each in one.beside}
         versions = {name: each for one in series if one.id not in tombstones for name, each in one.files().items()}
         copies = _check_copies(root, files, recordings)
-        media = {f"data/{one.name}.mp4" for one in present}
+        media = {one.media for one in present}
+        for name in sorted(media - payload.keys()):
+            raise Incomplete("missing", name)
         _same_files("manifest-sha256.txt", {*media, *beside, *versions, *copies}, payload)
         if beside:
             done(4, "beside", segments=len(beside))
@@ -1076,13 +1091,13 @@ def _check_bag(root: Path) -> tuple[list[str], dict[str, str]]:
 
 
 def _needed(found: list[str]) -> set[str]:
-    """The files that belong to each recording and series of which any file was found."""
+    """The files but the media that belong to each recording and series of which any file was found."""
     needed: set[str] = set()
     folders = {tuple(name.split("/")[:2]) for name in found if name.startswith(("recordings/", "series/"))}
     for name in found:
         parts = name.split("/")
         if parts[0] == "data" and parts[1] not in {"series", "copies"}:
-            folders.add(("recordings", parts[1].removesuffix(".mp4").removesuffix(".beside")))
+            folders.add(("recordings", parts[1].rpartition(".")[0]))
         elif parts[:2] == ["data", "series"]:
             folders.add(("series", parts[2]))
     there = set(found)
@@ -1094,7 +1109,6 @@ def _needed(found: list[str]) -> set[str]:
             needed.add(f"{stem}/receipts.jsonl")
             continue
         needed |= {f"{top}/{name}/{one}" for one in (EACH_OPEN if name.endswith(".open") else EACH)}
-        needed |= set() if gone else {f"data/{name}.mp4"}
     return needed
 
 
@@ -1253,6 +1267,7 @@ def _check_manifest(
         data = _read(root, f"{folder}/manifest.dsse.json")
         envelope = parse_json(data)
         manifest = verify_envelope(envelope, vault, MANIFEST_TYPE)
+        _told_of_media(manifest)
         source, segments = take(manifest, "source", dict), _segments(manifest)
         if take(manifest, "recording", str) != id_ or take(manifest, "number", int) != int(number or 0):
             raise Altered("other-recording")
@@ -1365,7 +1380,32 @@ def _check_open(root: Path, id_: str, vault: dict[str, Ed25519PublicKey]) -> _Re
         raise Altered("out-of-order", name)
     if not {one["sequence"] for one in beside} <= set(sequences):
         raise Altered("out-of-order", name)
-    return _Recording(f"{id_}.open", id_, 0, {"source": {}}, "", segments, beside, open=True)
+    with within(name):
+        media = _told_of_media(receipts[0])
+        for receipt in receipts:
+            _same_media(receipt, media, "other-media")
+    return _Recording(f"{id_}.open", id_, 0, {"source": {}, **media}, "", segments, beside, open=True)
+
+
+def _format(told: Json) -> str:
+    return take({"format": FORMATS[0], **told}, "format", str)
+
+
+def _told_of_media(told: Json) -> Json:
+    """What a manifest or a receipt says of the media: their format, and who remuxed them."""
+    said: Json = {name: take(told, name, str) for name in ("format", "remuxed_by") if name in told}
+    if _format(said) not in FORMATS:
+        raise Unreadable("member", name="format")
+    if not REMUXER.fullmatch(said.get("remuxed_by", "-")):
+        raise Unreadable("member", name="remuxed_by")
+    return said
+
+
+def _same_media(receipt: Json, told: Json, slug: str) -> None:
+    """A receipt says of the media what is told of them elsewhere."""
+    for name in ("format", "remuxed_by"):
+        if receipt.get(name) != told.get(name):
+            raise Altered(slug, name=name, sequence=receipt["sequence"])
 
 
 def _check_series(root: Path, id_: str, vault: dict[str, Ed25519PublicKey]) -> _Series:
@@ -1518,6 +1558,7 @@ def _check_receipts(root: Path, recording: _Recording, vault: dict[str, Ed25519P
                 sha256=segment["sha256"],
                 size=take(segment, "size", int),
             )
+            _same_media(receipt, recording.manifest, "receipt-differs")
             store = take(receipt, "store", dict)
             said = {**receipt, **store}
             for member in REPEATED:
@@ -1723,7 +1764,7 @@ def _media_tasks(
     """
     tasks: list[Callable[[Event], None]] = []
     for one in recordings:
-        name = f"data/{one.name}.mp4"
+        name = one.media
         if len(one.segments) == 1 and one.segments[0]["sha256"] != payload[name]:
             raise Altered("digest", name, listing="manifest-sha256.txt")
         tasks += [partial(_check_run, root / name, name, run) for run in _runs(root / name, name, one)]
@@ -1946,6 +1987,10 @@ SENTENCES = {
         "片段 {sequence} 的 {name} 与清单不符",
         "{name} of segment {sequence} is not the manifest's",
     ),
+    "other-media": (
+        "片段 {sequence} 的凭证所写的 {name} 与前面的不同",
+        "the receipt of segment {sequence} says another {name} than those before it",
+    ),
     "unlocked": ("片段 {sequence} 并未锁定", "segment {sequence} is not locked as the manifest says"),
     "no-receipt": ("缺少片段 {sequence} 的凭证", "no receipt for segment {sequence}"),
     "more-receipts": ("凭证多于片段", "more receipts than segments"),
@@ -2013,6 +2058,11 @@ SENTENCES = {
         "注意：{name} 由服务器代为封存（{reason}），终端没有签名；其末尾是否完整，终端未作声明",
         "note: {name} was closed by the server ({reason}) and the terminal did not sign; that nothing is missing at "
         "its end nobody but the server says",
+    ),
+    "remuxed": (
+        "注意：{name} 的音像在送达证据库之前由媒体网关 {by} 拆开并重新封装，封存的是重新封装后的内容",
+        "note: the gateway {by} took the media of {name} apart and together again before they came to the vault; "
+        "what was sealed is what came out of it",
     ),
     "beside": (
         "另有 {segments} 个已封存片段未列入终端的关闭声明，一并附上并核验",

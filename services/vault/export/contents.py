@@ -27,7 +27,8 @@ from services.vault.models import Enrolment, LogEntry, Manifest, Recording, Segm
 
 _KEPT = ("sealed", "disposed")
 _OPEN = text("""
-    SELECT s.* FROM vault.segments AS s JOIN vault.log_entries AS e ON e.act = s.statement_act
+    SELECT s.*, r.format FROM vault.segments AS s JOIN vault.log_entries AS e ON e.act = s.statement_act
+    JOIN vault.recordings AS r ON r.id = s.recording_id
     WHERE s.recording_id = :recording AND s.number = :number AND s.state IN ('sealed', 'disposed')
     AND e.position < :size ORDER BY s.sequence, s.sealed_at, s.sha256
 """)
@@ -56,16 +57,25 @@ class Media:
 
 
 @dataclass(frozen=True)
+class Playable:
+    """Closed media that a copy may be made of: their name, manifest and format, and what goes before them."""
+
+    name: str
+    manifest_sha256: str
+    format: wire.Format
+    before: list[Piece]
+
+
+@dataclass(frozen=True)
 class Part:
-    """One item of an export: its media, its other files, and the acts whose proofs belong to it. `playable` names the
-    closed recording whose media a player knows, with its manifest's digest and what it begins with."""
+    """One item of an export: its media, its other files, and the acts whose proofs belong to it."""
 
     media: list[Media]
     files: list[File]
     acts: set[UUID]
     signers: set[str]
     """Ids of the vault's keys that signed something of it."""
-    playable: tuple[str, str, list[Piece]] | None = None
+    playable: Playable | None = None
 
 
 async def decide(db: AsyncConnection, export: Any) -> list[dict[str, Any]]:
@@ -208,10 +218,12 @@ class Contents:
         if source.key_id:
             files.append(of_bytes(f"keys/terminal-{source.key_id}.pem", pem(source.public_key).encode()))
             acts |= told.keys()
-        media = [] if gone else _media(f"data/{name}", recording, segments, beside)
-        before = segments[:1] if number == 0 else await self._initial(recording)
-        playable = (name, row.sha256, [] if number == 0 else before) if before and segments and not gone else None
-        return Part(media, files, acts, signers, playable)
+        kind = wire.media_of(manifest)["format"]
+        media = [] if gone else _media(f"data/{name}", kind, recording, segments, beside)
+        fragments = kind == "mp4" and number > 0
+        before = await self._initial(recording) if fragments else []
+        plays = not gone and bool(segments) and bool(before or not fragments)
+        return Part(media, files, acts, signers, Playable(name, row.sha256, kind, before) if plays else None)
 
     async def _initial(self, recording: UUID) -> list[Piece]:
         """The initial segment of a recording, without which a supplement does not play."""
@@ -232,7 +244,8 @@ class Contents:
             of_bytes(f"{folder}/receipts.jsonl", await asyncio.to_thread(_lines, first + beside)),
             of_bytes(f"{folder}/offsets.tsv", offsets(segments)),
         ]
-        media = _media(f"data/{recording}.open", recording, segments, [_of_row(row) for row in beside])
+        beside_it = [_of_row(row) for row in beside]
+        media = _media(f"data/{recording}.open", rows[0].format, recording, segments, beside_it)
         return Part(media, files, _acts(first + beside), _signers(first + beside))
 
     async def _series(self, series: UUID, *, gone: bool) -> Part:
@@ -294,8 +307,8 @@ def _signed(stem: str, stored: bytes, envelope: wire.Envelope) -> list[File]:
     ]
 
 
-def _media(stem: str, recording: UUID, segments: list[Piece], beside: list[Piece]) -> list[Media]:
-    whole = Media(f"{stem}.mp4", segments, recording)
+def _media(stem: str, kind: str, recording: UUID, segments: list[Piece], beside: list[Piece]) -> list[Media]:
+    whole = Media(f"{stem}.{kind}", segments, recording)
     apart = [
         Media(f"{stem}.beside/{each.sequence:010d}-{each.sha256}", [each], recording, alone=True) for each in beside
     ]

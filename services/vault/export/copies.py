@@ -1,4 +1,4 @@
-"""Copies: the sealed fMP4 of a recording remuxed into a plain MP4 that any player opens. Never the record itself.
+"""Copies: the sealed media of a recording remuxed into a plain MP4 that any player opens. Never the record itself.
 
 ffmpeg reads what devices sent, so it gets nothing else: no setting or secret of the vault in its environment, no
 network, one pipe to read, one file to write, and bounds on memory, time and size.
@@ -18,10 +18,13 @@ from functools import cache
 from pathlib import Path
 from shutil import disk_usage
 
+from services.vault.contract import wire
 from services.vault.stores.staging import MAX_BYTES
 
 _MEMORY = 2 * 1024**3
 _SECONDS = 3600.0
+_DEMUXERS = {"mp4": "mp4", "ts": "mpegts", "mov": "mov", "avi": "avi", "mkv": "matroska"}
+"""What ffmpeg reads each format by that a copy is made of."""
 _SPARE = 256 * 1024**2
 
 
@@ -55,9 +58,14 @@ def clear(scratch: Path | None, act: str) -> None:
 
 
 @asynccontextmanager
-async def remuxed(scratch: Path | None, act: str, chunks: AsyncIterator[bytes], size: int) -> AsyncIterator[Path]:
+async def remuxed(
+    scratch: Path | None, act: str, kind: wire.Format, chunks: AsyncIterator[bytes], size: int
+) -> AsyncIterator[Path]:
     """A scratch file with the copy, removed at the end. `size` is how much there is to read. Raises NoCopy, and
     whatever reading raises."""
+    demuxer = _DEMUXERS.get(kind)
+    if demuxer is None:
+        raise NoCopy(f"{kind} 格式的文件不转封装成副本")
     program = ffmpeg()
     if program is None:
         raise NoCopy("本机没有 ffmpeg")
@@ -68,13 +76,14 @@ async def remuxed(scratch: Path | None, act: str, chunks: AsyncIterator[bytes], 
     if (await asyncio.to_thread(disk_usage, folder)).free < size + 2 * _SPARE:
         raise NoCopy("临时空间不足")
     with tempfile.NamedTemporaryFile(dir=folder, prefix=f"quancheng-copy-{act}-", suffix=".mp4") as file:
-        await _remux(program, chunks, Path(file.name))
+        await _remux(program, demuxer, chunks, Path(file.name))
         yield Path(file.name)
 
 
-async def _remux(program: str, chunks: AsyncIterator[bytes], target: Path) -> None:
+async def _remux(program: str, demuxer: str, chunks: AsyncIterator[bytes], target: Path) -> None:
     argv = [program, "-nostdin", "-hide_banner", "-v", "error", "-y"]
-    argv += ["-protocol_whitelist", "pipe", "-f", "mp4", "-i", "pipe:0", "-map", "0:v?", "-map", "0:a?", "-c", "copy"]
+    argv += ["-protocol_whitelist", "pipe", "-f", demuxer, "-i", "pipe:0"]
+    argv += ["-map", "0:v?", "-map", "0:a?", "-c", "copy"]
     argv += ["-map_metadata", "-1", "-fflags", "+bitexact", "-movflags", "+faststart", "-f", "mp4", str(target)]
     process = await asyncio.create_subprocess_exec(
         *argv,

@@ -149,20 +149,18 @@ class Preparer:
             sequence = media.pieces[0].sequence if media.alone else None
             files.append(File(media.path, size, sha256, source, recording=media.recording, sequence=sequence))
         if export.copies and part.playable:
-            files += await self._copy(export, part.media[0], *part.playable)
+            files += await self._copy(export, part.media[0], part.playable)
         files += part.files
         files += await self._proofs(export, part.acts)
         files += (await self._signing(export)).earlier(part.signers)
         await lay(self._engine, export, files, Done(place=item.place))
 
-    async def _copy(
-        self, export: Any, media: contents.Media, name: str, manifest: str, before: list[contents.Piece]
-    ) -> list[File]:
+    async def _copy(self, export: Any, media: contents.Media, of: contents.Playable) -> list[File]:
         """The copy and its note, or a note that says why there is none."""
-        program = copies.ffmpeg()
-        note: dict[str, Any] = {"copy_of": name, "manifest_sha256": manifest, "is_the_record": False}
+        program, name = copies.ffmpeg(), of.name
+        note: dict[str, Any] = {"copy_of": name, "manifest_sha256": of.manifest_sha256, "is_the_record": False}
         note |= {"tool": copies.version(program) if program else None}
-        pieces = [*before, *media.pieces]
+        pieces = [*of.before, *media.pieces]
 
         async def chunks() -> AsyncIterator[bytes]:
             for piece in pieces:
@@ -172,7 +170,7 @@ class Preparer:
         files = []
         try:
             size = sum(piece.size for piece in pieces)
-            async with copies.remuxed(self._scratch, str(export.act), chunks(), size) as made:
+            async with copies.remuxed(self._scratch, str(export.act), of.format, chunks(), size) as made:
                 sha256 = await asyncio.to_thread(staging.digest_of, made)
                 length = (await asyncio.to_thread(made.stat)).st_size
                 await self._staging.keep(copy_key(export.act, name), made, sha256)

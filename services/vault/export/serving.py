@@ -162,7 +162,7 @@ class Server:
         if row.source == "segment":
             yield 0, row.sequence, row.sha256, row.size
             return
-        folder = row.path.removeprefix("data/").removesuffix(".mp4")
+        folder = row.path.removeprefix("data/").rpartition(".")[0]
         this = (col(ExportFile.act) == row.act) & (col(ExportFile.path) == f"recordings/{folder}/offsets.tsv")
         async with self._engine.connect() as db:
             listing = (await db.execute(select(ExportFile).where(this))).one_or_none()

@@ -24,7 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlmodel import col
 
 from services.vault.contract.verify import VerificationError, check_signature, pae
-from services.vault.contract.wire import canonical, rfc3339
+from services.vault.contract.wire import canonical, media_told, rfc3339
 from services.vault.errors import HistoryLost
 from services.vault.keyring import Keyring
 from services.vault.models import Custodian, Hold, LogEntry, Order, Recording
@@ -213,6 +213,7 @@ async def _openings(db: AsyncConnection, recordings: set[UUID]) -> dict[UUID, di
             "key_id": row.key_id,
             "started_at": rfc3339(row.started_at),
             "opened_at": rfc3339(row.opened_at),
+            **media_told(row.format, row.remuxed_by),
         }
         for each, row in found.items()
     }

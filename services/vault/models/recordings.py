@@ -24,6 +24,8 @@ class Recording(Table, table=True):
     started_at: datetime = Field(sa_type=Time)
     opened_at: datetime = Field(sa_type=Time)
     kind: str = "recording"
+    format: str = "mp4"
+    remuxed_by: str | None = None
     state: str
     number: int = 0
     """Of the manifest that is being collected, or was last: what comes after the closing opens the next."""

@@ -153,7 +153,7 @@ async def put_segments(db: AsyncConnection, rows: list[dict[str, Any]]) -> None:
 
 async def _open(db: AsyncConnection, opening: dict[str, Any]) -> None:
     row = {"id": UUID(opening["id"]), "kind": opening["kind"], "source": UUID(opening["source"])}
-    row |= {"key_id": opening["key_id"], "state": "open"}
+    row |= {"key_id": opening["key_id"], "state": "open"} | wire.media_of(opening)
     row |= {name: datetime.fromisoformat(opening[name]) for name in ("started_at", "opened_at")}
     await _if_new(db, Recording, row | {"active_at": row["opened_at"]})
 

@@ -58,7 +58,7 @@ class Manifests:
         if key != f"{manifests_of(recording)}{number:04d}":
             await self._fault(key, "不是本证据库为这一记录签署的清单")
             return
-        listed = told["segments"] + [each | {"sequence": each["of_sequence"]} for each in told["beside"]]
+        listed = _listed(told)
         act, sha256 = wire.manifest_act(recording, number), hashlib.sha256(envelope).hexdigest()
         signer = wire.Envelope.model_validate_json(envelope).signatures[0].keyid
         async with self._engine.connect() as db:
@@ -92,7 +92,7 @@ class Manifests:
             await db.execute(insert(Recording).values(opened).on_conflict_do_nothing())
             fresh = insert(Manifest).values(row)
             await db.execute(fresh.on_conflict_do_update(index_elements=["recording_id", "number"], set_=row))
-            await self._receipt_again(db, recording, listed, stored)
+            await self._receipt_again(db, recording, told, stored)
             names = {
                 "sequences": [each["sequence"] for each in listed],
                 "digests": [each["sha256"] for each in listed],
@@ -103,7 +103,7 @@ class Manifests:
         self,
         db: AsyncConnection,
         recording: UUID,
-        listed: list[dict[str, Any]],
+        told: dict[str, Any],
         stored: dict[tuple[str, str], StoredObject],
     ) -> None:
         """For what the manifest lists and the log did not come to tell of: the same fields under the same key."""
@@ -111,15 +111,16 @@ class Manifests:
         sealed = query.where(col(Segment.state).in_(("sealed", "disposed")))
         known = {(row.sequence, row.sha256) for row in await db.execute(sealed)}
         rows = []
-        for each in listed:
+        media = wire.media_told(**wire.media_of(told))
+        for each in _listed(told):
             head = stored.get((each["key"], each["version"]))
             if head is None or (each["sequence"], each["sha256"]) in known:
                 continue
             names = ("sequence", "sha256", "size", "media", "duration_ms", "monotonic_ms", "key")
             times = {name: datetime.fromisoformat(each[name]) for name in ("started_at", "asked_at", "sealed_at")}
-            told = {name: each[name] for name in names} | times
-            row = Segment(recording_id=recording, state="asked", retain_until=times["sealed_at"], **told)
-            payload = receipt_payload(row, head, times["sealed_at"])
+            asked = {name: each[name] for name in names} | times
+            row = Segment(recording_id=recording, state="asked", retain_until=times["sealed_at"], **asked)
+            payload = receipt_payload(row, media, head, times["sealed_at"])
             receipt = self._keys.envelope(wire.RECEIPT_TYPE, payload).model_dump()
             rows.append(segment_row(payload, receipt) | {"statement_act": None})
         if rows:
@@ -162,10 +163,17 @@ def manifests_of(recording: UUID) -> str:
     return f"{prefix_of(recording)}manifest-"
 
 
+def _listed(told: dict[str, Any]) -> list[dict[str, Any]]:
+    """All segments that a manifest lists, those beside it too."""
+    segments: list[dict[str, Any]] = told["segments"]
+    return segments + [each | {"sequence": each["of_sequence"]} for each in told["beside"]]
+
+
 def _opened(recording: UUID, told: dict[str, Any]) -> dict[str, Any]:
     """The recording's row as far as a manifest of it tells."""
     began, source = datetime.fromisoformat(told["started_at"]), told["source"]
     row = {"id": recording, "source": UUID(source["recorder"]), "key_id": source["key_id"], "state": "open"}
+    row |= wire.media_of(told)
     return row | {"kind": "recording", "started_at": began, "opened_at": began, "active_at": began}
 
 

@@ -195,6 +195,8 @@ class Objects:
             "kind": intent.kind,
             "source": intent.source,
             "key_id": intent.key_id,
+            "format": intent.format,
+            "remuxed_by": intent.remuxed_by,
         }
         opening |= {"started_at": intent.opened_as, "opened_at": intent.asked_at, "active_at": intent.asked_at}
         asked = intent.ask.model_dump() | {"recording_id": recording, "key": key, "asked_at": intent.asked_at}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 from uuid import UUID, uuid5
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from services.vault.contract.wire.base import (
     MAX_CLOSING_BYTES,
@@ -27,6 +28,13 @@ MANIFEST_TYPE = "application/vnd.quancheng.manifest.v1+json"
 
 Media = Literal["init", "media", "file"]
 """`file`: a version of a series, whole."""
+Format = Literal["mp4", "ts", "mov", "avi", "mkv", "jpg", "png", "wav", "mp3", "pdf", "bin"]
+"""What the segments of a recording are, joined in order, by the extension of such a file. Fragmented `mp4` has its
+initial segment first, `ts` has none; the others are whole files cut into pieces."""
+Remuxer = Annotated[
+    str, StringConstraints(pattern="^[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]{1,64}$")
+]
+"""The name of a gateway, without control characters, those that turn the direction of text among them."""
 ServerReason = Literal["idle", "endless", "lost", "revoked"]
 """Why a recording was closed without its source's signature: nothing came any more; the source never ends (a hall
 camera) and the recording was long enough; the source has gone; its key was revoked."""
@@ -111,11 +119,14 @@ class ExchangeResult(Message):
 
 class OpenRecording(Message):
     """A recording begins; `source` and `key_id` name the enrolment whose key will sign its closing. A source that
-    cannot sign has no key, and its recordings are closed by the server."""
+    cannot sign has no key, and its recordings are closed by the server. `remuxed_by` names the media gateway that
+    took the media apart and together again before they came here."""
 
     source: UUID
     key_id: KeyId | None
     started_at: Moment
+    format: Format = "mp4"
+    remuxed_by: Remuxer | None = None
 
 
 class OpenSeries(Message):
@@ -123,6 +134,18 @@ class OpenSeries(Message):
     closing. `source` is whoever keeps it."""
 
     source: UUID
+
+
+def media_told(format: str, remuxed_by: str | None) -> dict[str, str]:  # noqa: A002
+    """What receipts, manifests and intents say of a recording's media: nothing of what is as by default, so that they
+    stay the same to the byte."""
+    told = {} if format == "mp4" else {"format": format}
+    return told | ({} if remuxed_by is None else {"remuxed_by": remuxed_by})
+
+
+def media_of(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Format and remuxer, from what says them as `media_told` does."""
+    return {"format": told.get("format", "mp4"), "remuxed_by": told.get("remuxed_by")}
 
 
 def series_act(series: UUID, version: int, sha256: str) -> UUID:
