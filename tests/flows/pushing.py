@@ -53,5 +53,6 @@ class Source:
         return found
 
     def closed(self, count: int = 1) -> list[dict[str, Any]]:
-        eventually(lambda: [r["state"] for r in self.recordings()] == ["closed"] * count, seconds=60)
+        closed = ["closed"] * count
+        eventually(lambda: [r["state"] for r in self.recordings()] == closed, "all are closed", timeout=60)
         return self.recordings()
