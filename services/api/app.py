@@ -25,7 +25,7 @@ from services.api.recorders import revocation
 from services.api.recorders import routes as recorders
 from services.api.recordings import manifests, pushing
 from services.api.recordings import routes as recordings
-from services.api.recordings.doors import direct, push
+from services.api.recordings.doors import direct, heartbeat, push
 from services.api.recordings.doors.feeding import Inits, Means
 from services.api.recordings.holding import Holder
 from services.api.recordings.reading import Reader
@@ -93,8 +93,8 @@ def create_app(settings: Settings) -> FastAPI:
     problems.install(app)
     for kind, handler in list(app.exception_handlers.items()):
         app.add_exception_handler(kind, _for_people(handler))
-    rooms = (identity.router, job_routes.router, recorders.router, direct.router, push.router, recordings.router)
-    for routes in (*rooms, console.router):
+    doors = (direct.router, heartbeat.router, push.router)
+    for routes in (identity.router, job_routes.router, recorders.router, *doors, recordings.router, console.router):
         app.include_router(routes)
     app.add_api_route("/healthz", _healthy, methods=["GET"], include_in_schema=False)
     app.add_middleware(http.BodyLimit, limit_of=_limit_of, refuse=_refuse)

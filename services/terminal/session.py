@@ -18,6 +18,7 @@ from services.media.cut import Cut, CutError
 from services.media.fmp4 import Cutter
 from services.terminal.api import Api
 from services.terminal.capture import Capture, CaptureFailed, arguments
+from services.terminal.heartbeat import Heartbeat
 from services.terminal.home import Enrolled, Home
 from services.terminal.line import RecordingStuck
 from services.terminal.pins import Follower, Pinned
@@ -61,6 +62,7 @@ class Session:
         follower = Follower(home, enrolled, self._api, progress)
         self._pinned = Pinned(enrolled.receipt_keys(), enrolled.vault.lock, follower, enrolled.revoked)
         self._spool = Spool(home.path, limit_bytes=spool_bytes)
+        self._heartbeat = Heartbeat(self._api, self._spool)
         self._stopping = asyncio.Event()
         self._capture: Capture | None = None
         self._live: tuple[RecordingSpool, Uplink] | None = None
@@ -70,7 +72,8 @@ class Session:
         """Record, send and close, together with what was left over; the exit code."""
         command = arguments(source.spec, seconds=source.seconds, copy=source.copy)
         self._listen_to_signals()
-        async with self._api, self._asking_for_keys():
+        self._heartbeat.state = "recording"
+        async with self._api, self._asking_for_keys(), self._heartbeat.beating():
             self._take_leftovers()
             code = await self._record(source, command)
             await self._drain()
@@ -79,7 +82,7 @@ class Session:
     async def resume(self) -> int:
         """Send and close what earlier runs left; the exit code."""
         self._listen_to_signals()
-        async with self._api, self._asking_for_keys():
+        async with self._api, self._asking_for_keys(), self._heartbeat.beating():
             self._take_leftovers()
             await self._drain()
         return self._remains()
@@ -110,6 +113,8 @@ class Session:
                     recording = await asyncio.to_thread(self._spool.begin, started_at)
                     self._live = recording, self._send(recording, on_segment_seconds=follow)
                     self._progress.tell("recording", recording=str(recording.id))
+                    self._heartbeat.live, self._heartbeat.capturing = recording.id, True
+                    self._heartbeat.now()
                 recording, uplink = self._live
                 await asyncio.to_thread(
                     recording.append,
@@ -138,6 +143,8 @@ class Session:
         finally:
             stopper.cancel()
             await capture.end()
+        self._heartbeat.capturing, self._heartbeat.live, self._heartbeat.state = False, None, "draining"
+        self._heartbeat.now()
         await self._end(code)
         if self._live is None and not self._stopping.is_set():
             self._error("没有录到任何画面。")
@@ -160,6 +167,7 @@ class Session:
             self._error(f"暂存区中有一条记录无法读取：{path}。请勿删除，联系管理员处理。")
         # Side by side, so that one which cannot go on holds up none of the others.
         places = asyncio.Semaphore(_LEFTOVERS_AT_ONCE)
+        self._heartbeat.recordings |= {one.id: one for one in leftovers}
         self._sending += [asyncio.create_task(self._send_leftover(one, places)) for one in leftovers]
 
     async def _send_leftover(self, recording: RecordingSpool, places: asyncio.Semaphore) -> None:
@@ -172,6 +180,7 @@ class Session:
 
     def _send(self, recording: RecordingSpool, *, on_segment_seconds: Callable[[int], None]) -> Uplink:
         uplink = self._uplink(recording, on_segment_seconds)
+        self._heartbeat.recordings[recording.id] = recording
         self._sending.append(asyncio.create_task(self._run(recording, uplink)))
         return uplink
 
@@ -189,6 +198,7 @@ class Session:
     async def _run(self, recording: RecordingSpool, uplink: Uplink) -> None:
         try:
             await uplink.run()
+            del self._heartbeat.recordings[recording.id]
         except RecordingStuck as error:
             self._error(f"记录 {recording.id} 无法送完：{error} 片段仍在暂存区。", recording)
         except OSError as error:

@@ -87,6 +87,7 @@ class RecordingSpool:
             self._spool.release(ask.size)
             self._file(ask.sequence, "seg").unlink(missing_ok=True)
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                self._spool.refuse(ask.size)
                 raise SpoolFull("磁盘已满，新的片段写不进暂存区。") from error
             raise SpoolError(f"暂存区写入失败：{error.strerror}。") from error
         self.pending[ask.sequence] = ask
@@ -184,11 +185,13 @@ class Spool:
 
     def __init__(self, home: Path, *, limit_bytes: int):
         self._root, self._done = home / "spool", home / "done"
-        self._limit = limit_bytes
+        self.limit = limit_bytes
         self.used = 0
         """Bytes that wait for their receipts."""
         self.unreadable: list[Path] = []
         """Folders that the last look for leftovers could make nothing of; they are left as they are."""
+        self._refused = 0
+        """Bytes that found no room last."""
         self._counting = threading.Lock()
         for folder in (self._root, self._done):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -232,16 +235,31 @@ class Spool:
     def done_count(self) -> int:
         return sum(1 for _ in self._done.iterdir())
 
+    @property
+    def full(self) -> bool:
+        """Something found no room, and would find none now."""
+        return self._refused > 0 and self._want(self._refused) is not None
+
     def reserve(self, size: int) -> None:
         """Room for this many bytes more. Raises SpoolFull."""
-        if shutil.disk_usage(self._root).free < size + _KEPT_FREE:
-            raise SpoolFull("磁盘空间不足，新的片段写不进暂存区。")
         with self._counting:
-            if self.used + size > self._limit:
-                raise SpoolFull(
-                    f"暂存区已满：{self.used / 1e6:.1f} MB 尚未取得凭证，上限 {self._limit / 1e6:.1f} MB。"
-                )
+            if reason := self._want(size):
+                self._refused = size
+                raise SpoolFull(reason)
+            self._refused = 0
             self.used += size
+
+    def refuse(self, size: int) -> None:
+        """The disk itself had no room for what was reserved."""
+        self._refused = size
+
+    def _want(self, size: int) -> str | None:
+        """Why there is no room for this many bytes more."""
+        if shutil.disk_usage(self._root).free < size + _KEPT_FREE:
+            return "磁盘空间不足，新的片段写不进暂存区。"
+        if self.used + size > self.limit:
+            return f"暂存区已满：{self.used / 1e6:.1f} MB 尚未取得凭证，上限 {self.limit / 1e6:.1f} MB。"
+        return None
 
     def release(self, size: int) -> None:
         with self._counting:

@@ -30,6 +30,15 @@ PURPOSES: Final = {
 }
 ROLES: Final = {"officer": "执法人员", "supervisor": "监督人员", "administrator": "管理员"}
 LOCKS: Final = {"compliance": "对象锁定（合规模式）", "none": "本地文件夹，不具备对象锁定效力"}
+PRESENCES: Final = {
+    "closed": "已封存",
+    "live": "实时",
+    "catching-up": "补传中",
+    "silent": "录制中，无数据到达",
+    "waiting": "待补传，无数据到达",
+    "stopped": "终端已停止",
+    "lost": "终端失联",
+}
 MEDIA: Final = {"init": "初始化段", "media": "媒体段"}
 
 
@@ -62,6 +71,7 @@ def environment() -> Environment:
         purposes=PURPOSES,
         roles=ROLES,
         locks=LOCKS,
+        presences=PRESENCES,
         media_names=MEDIA,
     )
     return made
