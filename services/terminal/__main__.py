@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from services.terminal import loop
+from services.terminal.camera import Source
 from services.terminal.capture import DEMO, find_ffmpeg
 from services.terminal.enrol import enrol
 from services.terminal.home import Home, TerminalError
 from services.terminal.progress import Progress
-from services.terminal.session import Session, Source
+from services.terminal.session import Policy, Session
 from services.terminal.spool import Spool, SpoolError
 from services.vault.contract import verify
 
@@ -71,6 +72,14 @@ def _parser() -> argparse.ArgumentParser:
         help="片段时长（默认听从服务器）",
     )
     recording.add_argument("--copy", action="store_true", help="不重新编码（来源须为 H.264/AAC）")
+    recording.add_argument(
+        "--when-full",
+        choices=("stop", "skip"),
+        default="stop",
+        help="暂存区满时：stop 停止录制（默认）；skip 画面继续，放不下的片段不保留，一有空间即自动恢复，"
+        "未保留的片段在结束声明中列为缺失，退出码为 4。两者都提示执法人员并告知服务器，"
+        "都绝不删除尚未取得凭证的片段",
+    )
     recording.add_argument("--ffmpeg", metavar="路径", help="ffmpeg 程序（默认自动寻找）")
     resuming = command("resume", "续传上次留下的片段，并关闭那些记录")
     for sending in (recording, resuming):
@@ -100,8 +109,8 @@ def _positive(text: str) -> float:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 done, 1 something remains or failed, 2 cannot start, 3 capture failed, 4 no room,
-    130 left at once by a second signal."""
+    """Exit codes: 0 done, 1 something remains or failed, 2 cannot start, 3 capture failed, 4 no room
+    for something that was recorded, 130 left at once by a second signal."""
     given = _parser().parse_args(arguments)
     try:
         home = Home(given.home.expanduser().absolute())
@@ -159,9 +168,12 @@ async def _run(home: Home, given: argparse.Namespace) -> int:
         home,
         enrolled,
         Progress(given.progress),
-        spool_bytes=int(given.spool_mb * 1_000_000),
-        drain_seconds=given.drain_seconds,
-        forget=given.forget,
+        Policy(
+            spool_bytes=int(given.spool_mb * 1_000_000),
+            drain_seconds=given.drain_seconds,
+            forget=given.forget,
+            when_full="stop" if given.command == "resume" else given.when_full,
+        ),
     )
     if given.command == "resume":
         return await session.resume()

@@ -101,5 +101,6 @@ class Heartbeat:
             "pending": len(pending),
             "pending_bytes": sum(ask.size for ask in pending),
             "pending_ms": sum(ask.duration_ms for ask in pending),
+            "skipped": recording.skipped,
             "oldest_at": oldest and wire.rfc3339(oldest.started_at),
         }

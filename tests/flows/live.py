@@ -37,6 +37,10 @@ class LiveTerminal:
         self.kill()
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def recording(self) -> str:
         """The id of the recording it made; waits until there is one."""
         self.wait_for("recording")
