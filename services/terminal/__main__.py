@@ -94,6 +94,12 @@ def _parser() -> argparse.ArgumentParser:
             metavar="秒",
             help="停止后最多再传多久（默认 30）",
         )
+        sending.add_argument(
+            "--drain",
+            choices=("oldest", "newest"),
+            default="oldest",
+            help="积压的片段先传哪些：oldest 先旧后新（默认），newest 先新后旧；初始化段总是最先",
+        )
         sending.add_argument("--forget", action="store_true", help="关闭后不保留凭证副本")
     trusting = command("trust", "认可另行取得并核对过的证据库新公钥（用于没有接替声明的更换）")
     trusting.add_argument("key", type=Path, metavar="公钥文件", help="证据库的新公钥（PEM）")
@@ -172,6 +178,7 @@ async def _run(home: Home, given: argparse.Namespace) -> int:
             spool_bytes=int(given.spool_mb * 1_000_000),
             drain_seconds=given.drain_seconds,
             forget=given.forget,
+            drain=given.drain,
             when_full="stop" if given.command == "resume" else given.when_full,
         ),
     )

@@ -23,7 +23,7 @@ from services.terminal.line import RecordingStuck
 from services.terminal.pins import Follower, Pinned
 from services.terminal.progress import Progress
 from services.terminal.spool import RecordingSpool, Spool, SpoolError
-from services.terminal.uplink import Uplink
+from services.terminal.uplink import Drain, Uplink
 
 DONE, REMAINS, CAPTURE_FAILED, SPOOL_FULL = 0, 1, 3, 4
 """Exit codes: all receipted and closed; something still waits in the spool; ffmpeg died; no room for something."""
@@ -37,6 +37,7 @@ class Policy:
     spool_bytes: int
     drain_seconds: float
     forget: bool
+    drain: Drain = "oldest"
     when_full: WhenFull = "stop"
 
 
@@ -125,6 +126,8 @@ class Session:
 
     def _take_leftovers(self) -> None:
         leftovers = self._spool.leftovers()
+        if self._policy.drain == "newest":
+            leftovers.reverse()
         for path in self._spool.unreadable:
             self._error(f"暂存区中有一条记录无法读取：{path}。请勿删除，联系管理员处理。")
         # Side by side, so that one which cannot go on holds up none of the others.
@@ -154,6 +157,7 @@ class Session:
             self._pinned,
             self._progress,
             forget=self._policy.forget,
+            drain=self._policy.drain,
             on_segment_seconds=on_segment_seconds,
         )
 
