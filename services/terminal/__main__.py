@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         "--source",
         default=DEMO,
         metavar="来源",
-        help="demo（演示画面）、文件路径或 rtsp:// 等地址（默认 demo）",
+        help="demo（演示画面）、/dev/video0 等摄像头、rtsp:// 等地址，或文件路径（按实际速度读取）；默认 demo",
     )
     recording.add_argument("--seconds", type=_positive, metavar="秒", help="录制时长（默认直到停止）")
     recording.add_argument(
@@ -72,6 +72,17 @@ def _parser() -> argparse.ArgumentParser:
         help="片段时长（默认听从服务器）",
     )
     recording.add_argument("--copy", action="store_true", help="不重新编码（来源须为 H.264/AAC）")
+    restart = recording.add_mutually_exclusive_group()
+    restart.add_argument(
+        "--restart",
+        action="store_true",
+        default=None,
+        help="来源结束或中断后，间隔 1 至 15 秒重新开始，仍在同一记录中，直到 --seconds 期满或收到停止信号"
+        "（文件以外的来源默认如此；文件则从头重放）",
+    )
+    restart.add_argument(
+        "--no-restart", dest="restart", action="store_false", help="来源结束或中断即结束记录（文件默认如此）"
+    )
     recording.add_argument(
         "--when-full",
         choices=("stop", "skip"),
@@ -190,6 +201,7 @@ async def _run(home: Home, given: argparse.Namespace) -> int:
         seconds=given.seconds,
         segment_seconds=given.segment_seconds,
         copy=given.copy,
+        restart=given.restart,
     )
     return await session.record(source)
 

@@ -12,6 +12,7 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from services.media.clock import Clock
 from services.media.cut import Cut, CutError
@@ -29,14 +30,19 @@ _TOO_SHORT_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Source:
-    """What to record, and for how long (None: until stopped). `segment_seconds` None follows the server."""
+    """What to record, and for how long (None: until stopped). `segment_seconds` None follows the server, and
+    `restart` None is yes for whatever is no file."""
 
     ffmpeg: str
     spec: str
     seconds: float | None
     segment_seconds: int | None
     copy: bool
-    restart: bool = False
+    restart: bool | None = None
+
+    @property
+    def restarts(self) -> bool:
+        return not Path(self.spec).is_file() if self.restart is None else self.restart
 
 
 class Camera:
@@ -100,7 +106,7 @@ class Camera:
         left = self._left()
         if self._stopping.is_set() or (failed is None and left is not None and left < _TOO_SHORT_SECONDS):
             return True
-        if self._source.restart and self._init is not None:
+        if self._source.restarts and self._init is not None:
             return left is not None and left < _TOO_SHORT_SECONDS
         if failed:
             raise failed
