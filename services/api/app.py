@@ -26,7 +26,7 @@ from services.api.recorders import revocation
 from services.api.recorders import routes as recorders
 from services.api.recordings import manifests, pushing
 from services.api.recordings import routes as recordings
-from services.api.recordings.doors import direct, push
+from services.api.recordings.doors import direct, heartbeat, push
 from services.api.recordings.doors.feeding import Inits, Means
 from services.api.recordings.holding import Holder
 from services.api.recordings.reading import Reader
@@ -94,7 +94,8 @@ def create_app(settings: Settings) -> FastAPI:
     problems.install(app)
     for kind, handler in list(app.exception_handlers.items()):
         app.add_exception_handler(kind, _for_people(handler))
-    rooms = (identity.router, job_routes.router, recorders.router, direct.router, push.router, recordings.router)
+    doors = (direct.router, heartbeat.router, push.router)
+    rooms = (identity.router, job_routes.router, recorders.router, *doors, recordings.router)
     for routes in (*rooms, console.router, sources.router):
         app.include_router(routes)
     app.add_api_route("/healthz", _healthy, methods=["GET"], include_in_schema=False)

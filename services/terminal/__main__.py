@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from services.terminal import loop
+from services.terminal.camera import Source
 from services.terminal.capture import DEMO, find_ffmpeg
 from services.terminal.enrol import enrol
 from services.terminal.home import Home, TerminalError
 from services.terminal.progress import Progress
-from services.terminal.session import Session, Source
+from services.terminal.session import Policy, Session
 from services.terminal.spool import Spool, SpoolError
 from services.vault.contract import verify
 
@@ -60,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         "--source",
         default=DEMO,
         metavar="来源",
-        help="demo（演示画面）、文件路径或 rtsp:// 等地址（默认 demo）",
+        help="demo（演示画面）、/dev/video0 等摄像头、rtsp:// 等地址，或文件路径（按实际速度读取）；默认 demo",
     )
     recording.add_argument("--seconds", type=_positive, metavar="秒", help="录制时长（默认直到停止）")
     recording.add_argument(
@@ -71,6 +72,25 @@ def _parser() -> argparse.ArgumentParser:
         help="片段时长（默认听从服务器）",
     )
     recording.add_argument("--copy", action="store_true", help="不重新编码（来源须为 H.264/AAC）")
+    restart = recording.add_mutually_exclusive_group()
+    restart.add_argument(
+        "--restart",
+        action="store_true",
+        default=None,
+        help="来源结束或中断后，间隔 1 至 15 秒重新开始，仍在同一记录中，直到 --seconds 期满或收到停止信号"
+        "（文件以外的来源默认如此；文件则从头重放）",
+    )
+    restart.add_argument(
+        "--no-restart", dest="restart", action="store_false", help="来源结束或中断即结束记录（文件默认如此）"
+    )
+    recording.add_argument(
+        "--when-full",
+        choices=("stop", "skip"),
+        default="stop",
+        help="暂存区满时：stop 停止录制（默认）；skip 画面继续，放不下的片段不保留，一有空间即自动恢复，"
+        "未保留的片段在结束声明中列为缺失，退出码为 4。两者都提示执法人员并告知服务器，"
+        "都绝不删除尚未取得凭证的片段",
+    )
     recording.add_argument("--ffmpeg", metavar="路径", help="ffmpeg 程序（默认自动寻找）")
     resuming = command("resume", "续传上次留下的片段，并关闭那些记录")
     for sending in (recording, resuming):
@@ -84,6 +104,12 @@ def _parser() -> argparse.ArgumentParser:
             default=30.0,
             metavar="秒",
             help="停止后最多再传多久（默认 30）",
+        )
+        sending.add_argument(
+            "--drain",
+            choices=("oldest", "newest"),
+            default="oldest",
+            help="积压的片段先传哪些：oldest 先旧后新（默认），newest 先新后旧；初始化段总是最先",
         )
         sending.add_argument("--forget", action="store_true", help="关闭后不保留凭证副本")
     trusting = command("trust", "认可另行取得并核对过的证据库新公钥（用于没有接替声明的更换）")
@@ -100,8 +126,8 @@ def _positive(text: str) -> float:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 done, 1 something remains or failed, 2 cannot start, 3 capture failed, 4 no room,
-    130 left at once by a second signal."""
+    """Exit codes: 0 done, 1 something remains or failed, 2 cannot start, 3 capture failed, 4 no room
+    for something that was recorded, 130 left at once by a second signal."""
     given = _parser().parse_args(arguments)
     try:
         home = Home(given.home.expanduser().absolute())
@@ -159,9 +185,13 @@ async def _run(home: Home, given: argparse.Namespace) -> int:
         home,
         enrolled,
         Progress(given.progress),
-        spool_bytes=int(given.spool_mb * 1_000_000),
-        drain_seconds=given.drain_seconds,
-        forget=given.forget,
+        Policy(
+            spool_bytes=int(given.spool_mb * 1_000_000),
+            drain_seconds=given.drain_seconds,
+            forget=given.forget,
+            drain=given.drain,
+            when_full="stop" if given.command == "resume" else given.when_full,
+        ),
     )
     if given.command == "resume":
         return await session.resume()
@@ -171,6 +201,7 @@ async def _run(home: Home, given: argparse.Namespace) -> int:
         seconds=given.seconds,
         segment_seconds=given.segment_seconds,
         copy=given.copy,
+        restart=given.restart,
     )
     return await session.record(source)
 

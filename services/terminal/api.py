@@ -9,7 +9,7 @@ import random
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 from uuid import UUID
 
 import httpx
@@ -25,6 +25,7 @@ CONNECT_SECONDS = 3.0
 IDLE_SECONDS = 10.0
 CLOSE_SECONDS = 150.0
 """Closing waits for the manifest's log entry."""
+HEARTBEAT_SECONDS = 4.0
 _CLOCK_TOLERANCE = timedelta(seconds=30)
 _MAX_RETRY_AFTER = 60.0
 
@@ -112,6 +113,9 @@ class Api:
                 return None
             raise
         return _parsed(wire.ClosedRecording, answer)
+
+    async def heartbeat(self, told: dict[str, Any]) -> None:
+        await self._send("PUT", "/v1/recorders/self/heartbeat", told, HEARTBEAT_SECONDS)
 
     async def keys(self) -> wire.VaultKeys:
         """The vault's own keys. Nothing is believed for being told here: the successions in it are signed."""

@@ -18,7 +18,9 @@ _FONTS = Path(__file__).parent / "fonts"
 _CHUNK = 256 * 1024
 _STOP_SECONDS = 5.0
 _SILENCE_SECONDS = 30.0
-"""A camera that says nothing for this long has stopped, and whoever carries it must hear so."""
+_SILENCE_ENCODED_SECONDS = 10.0
+"""A camera that says nothing for this long has stopped, and whoever carries it must hear so. What is encoded here has
+a key frame every second; what is copied comes as seldom as the camera makes one, and a source takes time to open."""
 
 _DEMO_PICTURE = (
     "testsrc2=size=1280x720:rate=25,realtime,"
@@ -34,6 +36,7 @@ _VIDEO = [
 ]
 _SOUND = ["-c:a", "aac", "-b:a", "96k", "-ar", "48000", "-ac", "1"]
 _ENCODE = [*_VIDEO, *_SOUND]
+_DEVICES = "/dev/video"
 _FRAGMENTED = ["-f", "mp4", "-movflags", "+frag_keyframe+empty_moov+default_base_moof+skip_trailer"]
 
 
@@ -68,8 +71,11 @@ def find_ffmpeg(given: str | None) -> str:
         raise NoFfmpeg("找不到 ffmpeg：请安装 ffmpeg，或用 --ffmpeg 指明路径。") from error
 
 
-def arguments(source: str, *, seconds: float | None, copy: bool) -> list[str]:
-    """ffmpeg's command line for a source: `demo`, a file (read in real time) or an ffmpeg input address."""
+def arguments(source: str, *, seconds: float | None, copy: bool, at: float | None = None) -> list[str]:
+    """ffmpeg's command line for a source: `demo`, a camera, a file (read in real time) or an ffmpeg input address.
+
+    `at` is where on the recording's time line it begins again; whether the source is there is ffmpeg's to say then.
+    Raises NoSource."""
     codecs = ["-c", "copy"] if copy else _ENCODE
     streams = ["-map", "0:v:0", "-map", "0:a:0?"]
     if source == DEMO:
@@ -77,15 +83,29 @@ def arguments(source: str, *, seconds: float | None, copy: bool) -> list[str]:
         codecs, streams = _ENCODE, ["-map", "0:v:0", "-map", "1:a:0"]
     elif Path(source).is_file():
         inputs = ["-re", "-i", os.path.abspath(source)]
+    elif source.startswith(_DEVICES) and (at is not None or Path(source).exists()):
+        inputs = ["-f", "v4l2", "-i", source]
     elif source.startswith(("rtsp://", "rtsps://")):
         inputs = ["-rtsp_transport", "tcp", "-i", source]
-    elif "://" in source or Path(source).exists():
+    elif "://" in source or Path(source).exists() or at is not None:
         inputs = ["-i", source]
     else:
         raise NoSource(f"找不到录制来源：{source}。")
     limit = ["-t", str(seconds)] if seconds is not None else []
     head = ["-hide_banner", "-nostdin", "-loglevel", "error"]
-    return [*head, *inputs, *streams, *limit, *codecs, *_FRAGMENTED, "pipe:1"]
+    return [*head, *inputs, *streams, *limit, *codecs, *_FRAGMENTED, *_begun_at(at), "pipe:1"]
+
+
+def _begun_at(at: float | None) -> list[str]:
+    """Fragments that go on from there; their init segment is the same as from zero."""
+    if at is None:
+        return []
+    return [
+        *("-movflags", "+frag_discont"),
+        *("-avoid_negative_ts", "make_non_negative"),
+        "-output_ts_offset",
+        f"{at:.3f}",
+    ]
 
 
 class Capture:
@@ -94,14 +114,14 @@ class Capture:
     It is no child of the keyboard's group, so that a Ctrl-C reaches us first and it can end in good order.
     """
 
-    def __init__(self, process: asyncio.subprocess.Process):
-        self._process = process
+    def __init__(self, process: asyncio.subprocess.Process, silence: float):
+        self._process, self._silence = process, silence
         self._said: deque[str] = deque(maxlen=5)
         self._listening = asyncio.create_task(self._listen())
         self.stopped = False
 
     @classmethod
-    async def start(cls, ffmpeg: str, command: list[str]) -> Capture:
+    async def start(cls, ffmpeg: str, command: list[str], *, copy: bool) -> Capture:
         try:
             process = await asyncio.create_subprocess_exec(
                 ffmpeg,
@@ -117,17 +137,18 @@ class Capture:
             )
         except OSError as error:
             raise NoFfmpeg(f"ffmpeg 无法启动：{ffmpeg}（{error.strerror}）。") from error
-        return cls(process)
+        return cls(process, _SILENCE_SECONDS if copy else _SILENCE_ENCODED_SECONDS)
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """What ffmpeg writes, until it ends. Raises CaptureFailed where nobody stopped it and it failed or fell
         silent."""
-        stdout = _pipe(self._process.stdout)
+        stdout, silence = _pipe(self._process.stdout), _SILENCE_SECONDS
         try:
-            while chunk := await asyncio.wait_for(stdout.read(_CHUNK), _SILENCE_SECONDS):
+            while chunk := await asyncio.wait_for(stdout.read(_CHUNK), silence):
                 yield chunk
+                silence = self._silence
         except TimeoutError as error:
-            raise CaptureFailed(0, f"{_SILENCE_SECONDS:.0f} 秒没有收到画面") from error
+            raise CaptureFailed(0, f"{silence:.0f} 秒没有收到画面") from error
         code = await self._process.wait()
         await self._listening
         if code and not self.stopped:

@@ -15,13 +15,17 @@ _SENTENCES = {
     "closed": "记录 {recording} 已关闭：{segments} 个片段 {megabytes:.1f} MB，清单签名与根哈希已验证",
     "leftover": "续传上次留下的记录 {recording}：{pending} 个片段尚无凭证",
     "followed": "证据库更换了签名密钥，接替声明由双方签名、已验证，改认 {key_id}",
+    "spool-full": "注意！{reason} 新的片段暂不保留，画面继续；有空间后自动恢复",
+    "spool-room": "暂存区又有空间，恢复保留；其间 {skipped} 个片段没有保留，将在结束声明中列为缺失",
+    "capture-lost": "注意！采集中断（{reason}），{seconds:.0f} 秒后重新开始，记录继续",
+    "capture-back": "采集已恢复",
     "stopping": "{reason}，停止录制，正在送出剩余片段",
 }
 
 
 class Progress:
-    """`recording`, `sealed`, `closed`, `leftover`, `followed` and `stopping` go to stdout; `retry` and `error` are
-    also for people, and go to stderr unless the form is JSON. A reader that went away stops nothing."""
+    """`retry` and `error` go to stderr unless the form is JSON, everything else to stdout. A reader that went away
+    stops nothing."""
 
     def __init__(self, form: Form):
         self._form = form

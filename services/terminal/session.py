@@ -13,73 +13,71 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
-from services.media.clock import Clock
-from services.media.cut import Cut, CutError
-from services.media.fmp4 import Cutter
 from services.terminal.api import Api
-from services.terminal.capture import Capture, CaptureFailed, arguments
+from services.terminal.camera import Camera, Source
+from services.terminal.capture import CaptureFailed
+from services.terminal.heartbeat import Heartbeat
 from services.terminal.home import Enrolled, Home
+from services.terminal.keeping import Keeper, WhenFull
 from services.terminal.line import RecordingStuck
 from services.terminal.pins import Follower, Pinned
 from services.terminal.progress import Progress
 from services.terminal.spool import RecordingSpool, Spool, SpoolError
-from services.terminal.uplink import Uplink
+from services.terminal.uplink import Drain, Uplink
 
 DONE, REMAINS, CAPTURE_FAILED, SPOOL_FULL = 0, 1, 3, 4
-"""Exit codes: all receipted and closed; something still waits in the spool; ffmpeg died; no room."""
-_FIRST_SEGMENT_SECONDS = 4
+"""Exit codes: all receipted and closed; something still waits in the spool; ffmpeg died; no room for something."""
 _LEFTOVERS_AT_ONCE = 4
 
 
 @dataclass(frozen=True)
-class Source:
-    """What to record, and for how long (None: until stopped). `segment_seconds` None follows the server."""
+class Policy:
+    """How the spool is filled and emptied. `forget`: no receipts are kept of what is closed."""
 
-    ffmpeg: str
-    spec: str
-    seconds: float | None
-    segment_seconds: int | None
-    copy: bool
+    spool_bytes: int
+    drain_seconds: float
+    forget: bool
+    drain: Drain = "oldest"
+    when_full: WhenFull = "stop"
 
 
 class Session:
-    """Signals stop it: the first in good order within `drain_seconds`, the second at once."""
+    """Signals stop it: the first in good order within the policy's `drain_seconds`, the second at once."""
 
     def __init__(
         self,
         home: Home,
         enrolled: Enrolled,
         progress: Progress,
-        *,
-        spool_bytes: int,
-        drain_seconds: float,
-        forget: bool,
+        policy: Policy,
     ):
-        self._progress, self._drain_seconds, self._forget = progress, drain_seconds, forget
+        self._progress, self._policy = progress, policy
         self._key = home.key()
         self._api = Api(enrolled.api, self._key)
         follower = Follower(home, enrolled, self._api, progress)
         self._pinned = Pinned(enrolled.receipt_keys(), enrolled.vault.lock, follower, enrolled.revoked)
-        self._spool = Spool(home.path, limit_bytes=spool_bytes)
+        self._spool = Spool(home.path, limit_bytes=policy.spool_bytes)
+        self._heartbeat = Heartbeat(self._api, self._spool)
         self._stopping = asyncio.Event()
-        self._capture: Capture | None = None
-        self._live: tuple[RecordingSpool, Uplink] | None = None
+        self._camera: Camera | None = None
+        self._keeper: Keeper | None = None
         self._sending: list[asyncio.Task[None]] = []
 
     async def record(self, source: Source) -> int:
         """Record, send and close, together with what was left over; the exit code."""
-        command = arguments(source.spec, seconds=source.seconds, copy=source.copy)
+        camera = Camera(source, self._progress, self._heartbeat)
         self._listen_to_signals()
-        async with self._api, self._asking_for_keys():
+        self._heartbeat.state = "recording"
+        async with self._api, self._asking_for_keys(), self._heartbeat.beating():
             self._take_leftovers()
-            code = await self._record(source, command)
+            code = await self._record(camera)
             await self._drain()
         return code or self._remains()
 
     async def resume(self) -> int:
         """Send and close what earlier runs left; the exit code."""
         self._listen_to_signals()
-        async with self._api, self._asking_for_keys():
+        async with self._api, self._asking_for_keys(), self._heartbeat.beating():
             self._take_leftovers()
             await self._drain()
         return self._remains()
@@ -95,73 +93,46 @@ class Session:
             with contextlib.suppress(asyncio.CancelledError, OSError):
                 await asking
 
-    async def _record(self, source: Source, command: list[str]) -> int:
-        cutter = Cutter(target_seconds=source.segment_seconds or _FIRST_SEGMENT_SECONDS, whole_gops=True)
-        clock, code = Clock(), DONE
+    async def _record(self, camera: Camera) -> int:
+        self._camera, code = camera, DONE
 
-        def follow(seconds: int) -> None:
-            if source.segment_seconds is None:
-                cutter.target_seconds = seconds
+        def send(recording: RecordingSpool) -> Uplink:
+            return self._send(recording, on_segment_seconds=camera.follow)
 
-        async def keep(cuts: list[Cut]) -> None:
-            for cut in cuts:
-                started_at, monotonic_ms = clock.times(cut)
-                if self._live is None:
-                    recording = await asyncio.to_thread(self._spool.begin, started_at)
-                    self._live = recording, self._send(recording, on_segment_seconds=follow)
-                    self._progress.tell("recording", recording=str(recording.id))
-                recording, uplink = self._live
-                await asyncio.to_thread(
-                    recording.append,
-                    cut.data,
-                    media=cut.media,
-                    started_at=started_at,
-                    duration_ms=cut.duration_ms,
-                    monotonic_ms=monotonic_ms,
-                )
-                uplink.wake()
-
-        self._capture = capture = await Capture.start(source.ffmpeg, command)
-        stopper = asyncio.create_task(self._stop_when_told(capture))
+        self._keeper = keeper = Keeper(
+            self._spool, send, self._progress, self._heartbeat, when_full=self._policy.when_full
+        )
+        stopper = asyncio.create_task(self._stop_when_told(camera))
         try:
-            try:
-                async for chunk in capture.chunks():
-                    await keep(cutter.feed(chunk))
-                await keep(cutter.finish())
-            except (CaptureFailed, CutError) as error:
-                code = CAPTURE_FAILED
-                said = error.said if isinstance(error, CaptureFailed) else str(error)
-                self._error(f"录制中断：{said or '采集程序异常结束，没有说明'}。已录部分将照常封存。")
-            with contextlib.suppress(CutError):
-                await keep(cutter.finish())
+            async with contextlib.aclosing(camera.pieces()) as pieces:
+                async for piece in pieces:
+                    await keeper.keep(piece)
+        except CaptureFailed as error:
+            code = CAPTURE_FAILED
+            self._error(f"录制中断：{error.said or '采集程序异常结束，没有说明'}。已录部分将照常封存。")
         except (SpoolError, OSError) as error:
             code = SPOOL_FULL
             self._error(f"录制已停止！{error} 此后的画面没有录下；此前的片段都在暂存区，不会删除。")
         finally:
             stopper.cancel()
-            await capture.end()
-        await self._end(code)
-        if self._live is None and not self._stopping.is_set():
+        begun = keeper.recording is not None
+        self._heartbeat.capturing, self._heartbeat.state = False, "draining"
+        await keeper.end(interrupted=code != DONE)
+        self._heartbeat.now()
+        if not begun and not self._stopping.is_set():
             self._error("没有录到任何画面。")
             return code or CAPTURE_FAILED
-        return code
-
-    async def _end(self, code: int) -> None:
-        if self._live is None:
-            return
-        recording, uplink = self._live
-        try:
-            await asyncio.to_thread(recording.end, interrupted=code != DONE)
-        except OSError as error:
-            self._error(f"结束标记写不进磁盘（{error.strerror}）。")
-        uplink.end(interrupted=code != DONE)
+        return code or (SPOOL_FULL if keeper.skipped else DONE)
 
     def _take_leftovers(self) -> None:
         leftovers = self._spool.leftovers()
+        if self._policy.drain == "newest":
+            leftovers.reverse()
         for path in self._spool.unreadable:
             self._error(f"暂存区中有一条记录无法读取：{path}。请勿删除，联系管理员处理。")
         # Side by side, so that one which cannot go on holds up none of the others.
         places = asyncio.Semaphore(_LEFTOVERS_AT_ONCE)
+        self._heartbeat.recordings |= {one.id: one for one in leftovers}
         self._sending += [asyncio.create_task(self._send_leftover(one, places)) for one in leftovers]
 
     async def _send_leftover(self, recording: RecordingSpool, places: asyncio.Semaphore) -> None:
@@ -174,6 +145,7 @@ class Session:
 
     def _send(self, recording: RecordingSpool, *, on_segment_seconds: Callable[[int], None]) -> Uplink:
         uplink = self._uplink(recording, on_segment_seconds)
+        self._heartbeat.recordings[recording.id] = recording
         self._sending.append(asyncio.create_task(self._run(recording, uplink)))
         return uplink
 
@@ -184,13 +156,15 @@ class Session:
             self._key,
             self._pinned,
             self._progress,
-            forget=self._forget,
+            forget=self._policy.forget,
+            drain=self._policy.drain,
             on_segment_seconds=on_segment_seconds,
         )
 
     async def _run(self, recording: RecordingSpool, uplink: Uplink) -> None:
         try:
             await uplink.run()
+            del self._heartbeat.recordings[recording.id]
         except RecordingStuck as error:
             self._error(f"记录 {recording.id} 无法送完：{error} 片段仍在暂存区。", recording)
         except OSError as error:
@@ -204,7 +178,7 @@ class Session:
         told = asyncio.create_task(self._stopping.wait())
         await asyncio.wait({everything, told}, return_when=asyncio.FIRST_COMPLETED)
         if not everything.done():
-            await asyncio.wait({everything}, timeout=self._drain_seconds)
+            await asyncio.wait({everything}, timeout=self._policy.drain_seconds)
         told.cancel()
         everything.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -221,9 +195,9 @@ class Session:
         self._error(f"尚有 {len(left)} 条记录没有关闭、{segments} 个片段没有凭证，都在暂存区；运行 resume 续传。")
         return REMAINS
 
-    async def _stop_when_told(self, capture: Capture) -> None:
+    async def _stop_when_told(self, camera: Camera) -> None:
         await self._stopping.wait()
-        await capture.stop()
+        await camera.stop()
 
     def _listen_to_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -238,10 +212,10 @@ class Session:
 
     def _leave_at_once(self) -> NoReturn:
         """The spool is whole at every instant, so there is nothing to tidy."""
-        if self._capture is not None:
-            self._capture.kill()
+        if self._camera is not None:
+            self._camera.kill()
         os._exit(130)
 
     def _error(self, reason: str, recording: RecordingSpool | None = None) -> None:
-        about = recording or (self._live[0] if self._live else None)
+        about = recording or (self._keeper.recording if self._keeper else None)
         self._progress.tell("error", reason=reason, **({"recording": str(about.id)} if about else {}))

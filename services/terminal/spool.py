@@ -4,6 +4,7 @@
                            00000012.seg             the bytes, until receipted
                            00000012.json            the ask (wire.SegmentAsk): a segment exists once this does
                            00000012.receipt.json    the verified receipt
+                           skipped.json             segments that found no room and were not kept
                            ended.json               capture ended in good order (absent after a crash)
                            closing.json             the signed closing, once made
                            manifest.json            the vault's verified answer to it
@@ -39,6 +40,11 @@ _KEPT_FREE = 32 * 1024 * 1024
 """Bytes of the disk left free: a disk that is full to the brim could not take the receipts that empty it."""
 
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_MAX_SKIPPED = 50_000
+"""Sequences that stand for nothing, in one recording: a closing that lists many more would not be taken."""
+
+
 class SpoolError(Exception):
     """The spool on disk cannot be used; the message is a Chinese sentence for people."""
 
@@ -66,11 +72,20 @@ class RecordingSpool:
         """Spooled and not yet receipted, by sequence."""
         self.receipted: dict[int, SegmentAsk] = {}
         self.next_sequence = 0
+        self.skipped = 0
 
     def append(
-        self, data: bytes, *, media: Media, started_at: datetime, duration_ms: int, monotonic_ms: int
+        self,
+        data: bytes,
+        *,
+        media: Media,
+        started_at: datetime,
+        duration_ms: int,
+        monotonic_ms: int,
+        always: bool = False,
     ) -> SegmentAsk:
-        """Once this returns the segment survives the process and the machine's power. Raises SpoolFull."""
+        """Once this returns the segment survives the process and the machine's power. `always`: beyond the limit too,
+        if need be. Raises SpoolFull."""
         ask = SegmentAsk(
             sequence=self.next_sequence,
             sha256=hashlib.sha256(data).hexdigest(),
@@ -80,19 +95,31 @@ class RecordingSpool:
             duration_ms=duration_ms,
             monotonic_ms=monotonic_ms,
         )
-        self._spool.reserve(ask.size)
+        self._spool.reserve(ask.size, always=always)
         try:
             write_durably(self._file(ask.sequence, "seg"), data)
             write_durably(self._file(ask.sequence, "json"), ask.model_dump_json().encode())
         except OSError as error:
             self._spool.release(ask.size)
             self._file(ask.sequence, "seg").unlink(missing_ok=True)
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno in _NO_ROOM:
+                self._spool.refuse(ask.size)
                 raise SpoolFull("磁盘已满，新的片段写不进暂存区。") from error
             raise SpoolError(f"暂存区写入失败：{error.strerror}。") from error
         self.pending[ask.sequence] = ask
         self.next_sequence += 1
         return ask
+
+    def skip(self) -> None:
+        """A segment was recorded and there is no room for it: its sequence stays empty."""
+        self.skipped += 1
+        if self.skipped <= _MAX_SKIPPED:
+            self.next_sequence += 1
+
+    def keep_skipped(self) -> None:
+        """So that a later process declares missing what this one skipped, up to now."""
+        told = {"count": self.skipped, "next_sequence": self.next_sequence}
+        write_durably(self.path / "skipped.json", json.dumps(told).encode())
 
     def open(self, ask: SegmentAsk) -> FileIO:
         """The segment's bytes, to be sent as they are: the store takes none but those of the ticket's digest.
@@ -131,6 +158,8 @@ class RecordingSpool:
 
     def end(self, *, interrupted: bool) -> None:
         """Remember that capture is over, so that whoever closes this recording later says the same."""
+        if self.skipped:
+            self.keep_skipped()
         write_durably(self.path / "ended.json", json.dumps({"interrupted": interrupted}).encode())
 
     def ended(self) -> Ended | None:
@@ -172,6 +201,9 @@ class RecordingSpool:
         for file in sorted(self.path.iterdir()):
             if file.name.endswith(_TEMPORARY) and repair:
                 file.unlink()
+            elif file.name == "skipped.json":
+                told = json.loads(file.read_bytes())
+                self.skipped, self.next_sequence = told["count"], max(self.next_sequence, told["next_sequence"])
             elif _ASK.match(file.name):
                 self._recover(SegmentAsk.model_validate_json(file.read_bytes()), repair=repair)
             elif file.suffix == ".seg" and repair and not file.with_suffix(".json").exists():
@@ -196,21 +228,29 @@ class Spool:
 
     def __init__(self, home: Path, *, limit_bytes: int):
         self._root, self._done = home / "spool", home / "done"
-        self._limit = limit_bytes
+        self.limit = limit_bytes
         self.used = 0
         """Bytes that wait for their receipts."""
         self.unreadable: list[Path] = []
         """Folders that the last look for leftovers could make nothing of; they are left as they are."""
+        self._refused = 0
+        """Bytes that found no room last."""
         self._counting = threading.Lock()
         for folder in (self._root, self._done):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def begin(self, started_at: datetime) -> RecordingSpool:
-        """A new recording with an id of the terminal's own making (UUIDv7)."""
+        """A new recording with an id of the terminal's own making (UUIDv7). Raises SpoolFull."""
         path = self._root / str(uuid7())
-        path.mkdir(mode=0o700)
-        write_durably(path / "recording.json", json.dumps({"started_at": rfc3339(started_at)}).encode())
-        sync_folder(self._root)
+        try:
+            path.mkdir(mode=0o700)
+            write_durably(path / "recording.json", json.dumps({"started_at": rfc3339(started_at)}).encode())
+            sync_folder(self._root)
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                self.refuse(1)
+                raise SpoolFull("磁盘已满，新的记录写不进暂存区。") from error
+            raise
         return RecordingSpool(self, path, started_at)
 
     def leftovers(self, *, repair: bool = True) -> list[RecordingSpool]:
@@ -244,16 +284,31 @@ class Spool:
     def done_count(self) -> int:
         return sum(1 for _ in self._done.iterdir())
 
-    def reserve(self, size: int) -> None:
+    @property
+    def full(self) -> bool:
+        """Something found no room, and would find none now."""
+        return self._refused > 0 and self._want(self._refused) is not None
+
+    def reserve(self, size: int, *, always: bool = False) -> None:
         """Room for this many bytes more. Raises SpoolFull."""
-        if shutil.disk_usage(self._root).free < size + _KEPT_FREE:
-            raise SpoolFull("磁盘空间不足，新的片段写不进暂存区。")
         with self._counting:
-            if self.used + size > self._limit:
-                raise SpoolFull(
-                    f"暂存区已满：{self.used / 1e6:.1f} MB 尚未取得凭证，上限 {self._limit / 1e6:.1f} MB。"
-                )
+            if not always and (reason := self._want(size)):
+                self._refused = size
+                raise SpoolFull(reason)
+            self._refused = 0 if not always else self._refused
             self.used += size
+
+    def refuse(self, size: int) -> None:
+        """The disk itself had no room for what was reserved."""
+        self._refused = size
+
+    def _want(self, size: int) -> str | None:
+        """Why there is no room for this many bytes more."""
+        if shutil.disk_usage(self._root).free < size + _KEPT_FREE:
+            return "磁盘空间不足，新的片段写不进暂存区。"
+        if self.used + size > self.limit:
+            return f"暂存区已满：{self.used / 1e6:.1f} MB 尚未取得凭证，上限 {self.limit / 1e6:.1f} MB。"
+        return None
 
     def release(self, size: int) -> None:
         with self._counting:

@@ -19,6 +19,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from io import FileIO
+from typing import Literal
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -31,6 +32,8 @@ from services.terminal.progress import Progress
 from services.terminal.spool import RecordingSpool, SegmentDamaged
 from services.vault.contract import verify, wire
 
+Drain = Literal["oldest", "newest"]
+"""What of a backlog is sent first; the init segment goes before either."""
 PUTS = 4
 PACE_SECONDS = 0.5
 """A segment alone is exchanged at once; where others are being put beside it, the calls that carry one segment
@@ -67,6 +70,14 @@ class _Way:
         return pause
 
 
+@dataclass(order=True)
+class _Ticketed:
+    place: int
+    way: _Way = field(compare=False)
+    ticket: wire.Ticket = field(compare=False)
+    expires: float = field(compare=False)
+
+
 class Uplink:
     """Sends one recording until all of it is receipted and it is closed.
 
@@ -83,13 +94,15 @@ class Uplink:
         progress: Progress,
         *,
         forget: bool = False,
+        drain: Drain = "oldest",
         on_segment_seconds: Callable[[int], None] | None = None,
     ):
         self._recording, self._api, self._key, self._pinned = recording, api, key, pinned
         self._progress, self._forget, self._on_segment_seconds = progress, forget, on_segment_seconds
+        self._newest_first = drain == "newest"
         self._line = Line(recording, api, progress)
         self._ways: dict[int, _Way] = {}
-        self._tickets: asyncio.Queue[tuple[_Way, wire.Ticket, float]] = asyncio.Queue()
+        self._tickets: asyncio.PriorityQueue[_Ticketed] = asyncio.PriorityQueue()
         self._news = asyncio.Event()
         self._exchanged = -PACE_SECONDS
         self._interrupted: bool | None = None
@@ -120,7 +133,7 @@ class Uplink:
             self._news.clear()
             self._fill_window()
             now = time.monotonic()
-            ready = [way for way in self._ways.values() if way.not_before <= now]
+            ready = [self._ways[n] for n in sorted(self._ways, key=self._place) if self._ways[n].not_before <= now]
             asks = [way.ask for way in ready if way.state == "ask"]
             commits = [name_of(way.ask) for way in ready if way.state == "commit"]
             if (asks or commits) and self._pace(now) <= 0:
@@ -130,12 +143,25 @@ class Uplink:
                 await self._wait_for_news()
 
     def _fill_window(self) -> None:
-        for sequence in sorted(self._recording.pending):
+        pending = sorted(self._recording.pending, reverse=self._newest_first)
+        if self._newest_first:
+            init = [0] if 0 in self._recording.pending else []
+            pending = init + pending[:WINDOW]
+            # What is newer than the window takes the places of those that nothing was done for yet.
+            kept = set(pending)
+            self._ways = {n: way for n, way in self._ways.items() if n in kept or way.state != "ask"}
+        for sequence in pending:
             if len(self._ways) >= WINDOW:
                 break
             ask = self._recording.pending.get(sequence)
             if ask is not None and sequence not in self._ways:
                 self._ways[sequence] = _Way(ask)
+
+    def _place(self, sequence: int) -> int:
+        """The smaller goes first; the init segment, 0, before all."""
+        if not sequence:
+            return -wire.MAX_SEQUENCE - 1
+        return -sequence if self._newest_first else sequence
 
     def _pace(self, now: float) -> float:
         """Seconds until the next exchange may go."""
@@ -172,7 +198,7 @@ class Uplink:
             elif way is not None and way.state == "ask":
                 way.state = "put"
                 expires = now + (ticket.expires_at - server_time).total_seconds() - _TICKET_MARGIN_SECONDS
-                self._tickets.put_nowait((way, ticket, expires))
+                self._tickets.put_nowait(_Ticketed(self._place(way.ask.sequence), way, ticket, expires))
         for sealed in answer.sealed:
             await self._take_receipt(sealed)
         for problem in answer.problems:
@@ -190,11 +216,11 @@ class Uplink:
 
     async def _put_tickets(self) -> None:
         while True:
-            way, ticket, expires = await self._tickets.get()
-            if time.monotonic() >= expires:
-                way.state = "ask"
+            one = await self._tickets.get()
+            if time.monotonic() >= one.expires:
+                one.way.state = "ask"
             else:
-                await self._put(way, ticket)
+                await self._put(one.way, one.ticket)
             self._news.set()
 
     async def _put(self, way: _Way, ticket: wire.Ticket) -> None:

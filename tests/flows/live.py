@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import threading
 import time
@@ -36,6 +37,10 @@ class LiveTerminal:
         self.kill()
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def recording(self) -> str:
         """The id of the recording it made; waits until there is one."""
         self.wait_for("recording")
@@ -62,6 +67,10 @@ class LiveTerminal:
             raise AssertionError(f"it has not finished within {timeout} s: {self.said[-15:]}") from None
         self._reader.join()
         return code
+
+    def interrupt(self) -> None:
+        """SIGINT, as its officer stops it."""
+        self._process.send_signal(signal.SIGINT)
 
     def kill(self) -> None:
         """SIGKILL, as a battery that falls out would."""

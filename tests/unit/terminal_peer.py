@@ -52,6 +52,7 @@ class Peer:
         """By recording, the answers to its closings: the first one's, then the supplements'."""
         self.told_keys: list[dict[str, Any]] = []
         """What it tells of the vault's keys."""
+        self.heartbeats: list[dict[str, Any]] = []
         self.requests: list[str] = []
         self.url = ""
 
@@ -136,6 +137,9 @@ class Peer:
                 return problem(401, "not-signed-in")
         else:
             verify_request(method, self.url + path, headers, body, self.terminals.get, CHANNEL_TERMINAL)
+        if path == "/v1/recorders/self/heartbeat":
+            self.heartbeats.append(json.loads(body))
+            return 204, {}, b""
         _, _, _, recording, *verb = path.split("/")
         if verb and verb[0] == "manifests":
             kept = self.manifests.get(recording, [])

@@ -19,7 +19,7 @@ from services.terminal.home import AlreadyEnrolled, Home
 from services.terminal.pins import Pinned
 from services.terminal.progress import Progress
 from services.terminal.spool import RecordingSpool, Spool
-from services.terminal.uplink import Uplink
+from services.terminal.uplink import Drain, Uplink
 from services.vault.contract import verify, wire
 from services.vault.contract.channel import raw_public
 from tests.unit.terminal_peer import Answer, Peer, problem, reply, sign
@@ -64,6 +64,7 @@ class Terminal:
 
     def __init__(self, peer: Peer, path: Path, *, segments: int = 5):
         self.peer, self.path, self.events = peer, path, Events()
+        self.drain: Drain = "oldest"
         self.key = Ed25519PrivateKey.generate()
         peer.terminals[verify.key_id(raw_public(self.key))] = self.key.public_key()
         self.recording = Spool(path, limit_bytes=10**9).begin(NOW)
@@ -78,7 +79,7 @@ class Terminal:
 
     def uplink(self, api: Api, lock: wire.Lock = "none") -> Uplink:
         pinned = Pinned({verify.key_id(raw_public(self.peer.key)): self.peer.key.public_key()}, lock)
-        return Uplink(self.recording, api, self.key, pinned, self.events)
+        return Uplink(self.recording, api, self.key, pinned, self.events, drain=self.drain)
 
     async def run(self, during: Callable[[Uplink], Awaitable[None]] | None = None) -> None:
         async with asyncio.timeout(20), Api(self.peer.url, self.key) as api:

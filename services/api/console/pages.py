@@ -40,6 +40,15 @@ KINDS: Final = {
     "instrument": "检测仪器",
 }
 GAPS: Final = {"disconnected": "来源中断", "not-sealed": "收到而未能封存"}
+PRESENCES: Final = {
+    "closed": "已封存",
+    "live": "实时",
+    "catching-up": "补传中",
+    "silent": "录制中，无数据到达",
+    "waiting": "待补传，无数据到达",
+    "stopped": "终端已停止",
+    "lost": "终端失联",
+}
 MEDIA: Final = {"init": "初始化段", "media": "媒体段"}
 
 
@@ -73,6 +82,7 @@ def environment() -> Environment:
         purposes=PURPOSES,
         roles=ROLES,
         locks=LOCKS,
+        presences=PRESENCES,
         media_names=MEDIA,
         kinds=KINDS,
         gap_names=GAPS,

@@ -1,4 +1,4 @@
-"""Sources of recordings (recorders 执法记录仪 and others), their enrolment codes and keys, and push addresses."""
+"""Sources of recordings (recorders 执法记录仪 and others): enrolment codes, keys, push addresses, heartbeats."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import base64
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import LargeBinary
+from sqlalchemy import BigInteger, LargeBinary
 from sqlmodel import Field
 
 from services.api.database import Table, Time
@@ -68,3 +68,38 @@ class PushAddress(Table, table=True):
     expires_at: datetime = Field(sa_type=Time)
     revoked_by: UUID | None = None
     revoked_at: datetime | None = Field(default=None, sa_type=Time)
+
+
+class Heartbeat(Table, table=True):
+    """The newest of each terminal. `run` is its process, and `monotonic_ms` tells which of a run's is the newer."""
+
+    __tablename__ = "heartbeats"
+    key_id: str = Field(primary_key=True)
+    recorder_id: UUID
+    received_at: datetime = Field(sa_type=Time)
+    run: UUID
+    monotonic_ms: int = Field(sa_type=BigInteger)
+    device_time: datetime = Field(sa_type=Time)
+    clock_offset_ms: int = Field(sa_type=BigInteger)
+    """How far the device's clock is ahead of the server's."""
+    noted_offset_ms: int = Field(default=0, sa_type=BigInteger)
+    """What `ClockOffset` was last told."""
+    state: str
+    capturing: bool
+    spool_used: int = Field(sa_type=BigInteger)
+    spool_limit: int = Field(sa_type=BigInteger)
+    spool_full: bool
+    unheard: int
+    """Recordings that it named and that nobody has opened here yet."""
+
+
+class ClockOffset(Table, table=True):
+    """From `noted_at` on the device's clock was so far off; a row each time that changes by more than the limit."""
+
+    __tablename__ = "clock_offsets"
+    id: UUID = Field(primary_key=True)
+    recorder_id: UUID
+    key_id: str
+    noted_at: datetime = Field(sa_type=Time)
+    device_time: datetime = Field(sa_type=Time)
+    offset_ms: int = Field(sa_type=BigInteger)

@@ -41,11 +41,13 @@ async def recorders(
     found = await service.recorders(db, who, before=before, limit=limit)
     keys = await service.keys_of(db, [row.id for row in found])
     pushes = await addresses.newest_of(db, [row.id for row in found])
+    heard = await service.heartbeats_of(db, [row.id for row in found])
     items = []
     for row in found:
         view = RecorderView.model_validate(row, from_attributes=True)
         shown = [AddressView.model_validate(each, from_attributes=True) for each in pushes.get(row.id, [])]
-        items.append(view.model_copy(update={"keys": keys.get(row.id, []), "addresses": shown}))
+        more = {"keys": keys.get(row.id, []), "addresses": shown, "heartbeat": heard.get(row.id)}
+        items.append(view.model_copy(update=more))
     return RecorderPage(items=items, next_before=found[-1].id if len(found) == limit else None)
 
 

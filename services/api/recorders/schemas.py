@@ -59,6 +59,20 @@ class MadeAddress(AddressView):
     url: str
 
 
+class HeartbeatView(BaseModel):
+    """What its terminal told last. `clock_offset_ms`: how far the device's clock is ahead of the server's; `unheard`:
+    recordings that it named and that nobody has opened here yet."""
+
+    received_at: datetime
+    state: Literal["recording", "draining", "stopped"]
+    capturing: bool
+    spool_used: int
+    spool_limit: int
+    spool_full: bool
+    clock_offset_ms: int
+    unheard: int
+
+
 class RecorderView(BaseModel):
     """`keys` are those it was enrolled with and `addresses` those it may push to, the newest first; at most twenty
     of each."""
@@ -70,6 +84,7 @@ class RecorderView(BaseModel):
     created_at: datetime
     keys: list[KeyView] = []
     addresses: list[AddressView] = []
+    heartbeat: HeartbeatView | None = None
 
 
 class Revocation(BaseModel):

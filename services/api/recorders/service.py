@@ -28,8 +28,8 @@ from services.api.database import Sessions
 from services.api.errors import CodeInvalid, KeyRevoked, NoSuchRecorder, ProofInvalid
 from services.api.identity.models import Person
 from services.api.identity.principal import Principal
-from services.api.recorders.models import EnrolmentCode, Recorder, RecorderKey
-from services.api.recorders.schemas import Enrolled, Enrolment, KeyView
+from services.api.recorders.models import EnrolmentCode, Heartbeat, Recorder, RecorderKey
+from services.api.recorders.schemas import Enrolled, Enrolment, HeartbeatView, KeyView
 from services.vault.contract import wire
 from services.vault.contract.client import VaultClient
 from services.vault.contract.verify import key_id
@@ -90,6 +90,13 @@ async def keys_of(db: AsyncSession, recorders: Sequence[UUID]) -> dict[UUID, lis
     for row in await db.scalars(query):
         found.setdefault(row.recorder_id, []).append(KeyView.model_validate(row, from_attributes=True))
     return found
+
+
+async def heartbeats_of(db: AsyncSession, recorders: Sequence[UUID]) -> dict[UUID, HeartbeatView]:
+    """The newest of each of these recorders, by whichever of its terminals."""
+    query = select(Heartbeat).distinct(col(Heartbeat.recorder_id)).where(col(Heartbeat.recorder_id).in_(recorders))
+    found = await db.scalars(query.order_by(col(Heartbeat.recorder_id), col(Heartbeat.received_at).desc()))
+    return {row.recorder_id: HeartbeatView.model_validate(row, from_attributes=True) for row in found}
 
 
 async def issue_code(db: AsyncSession, unit: UUID, recorder: UUID) -> tuple[str, datetime]:

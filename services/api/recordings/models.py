@@ -97,6 +97,23 @@ class Gap(Table, table=True):
     noted_at: datetime = Field(sa_type=Time)
 
 
+class Held(Table, table=True):
+    """What its terminal last said that it has recorded of a recording, and has no receipts for."""
+
+    __tablename__ = "held_recordings"
+    recording_id: UUID = Field(primary_key=True)
+    told_at: datetime = Field(sa_type=Time)
+    live: bool
+    """It is being recorded still."""
+    next_sequence: int
+    pending: int
+    pending_bytes: int = Field(sa_type=BigInteger)
+    pending_ms: int = Field(sa_type=BigInteger)
+    oldest_at: datetime | None = Field(default=None, sa_type=Time)
+    skipped: int
+    """Segments that found no room in the spool and were not kept."""
+
+
 class Viewing(Table, table=True):
     """Person, object, purpose, at most 30 minutes. It has effect once its act stands in the log."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections import Counter
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Literal
 from uuid import UUID
 
@@ -16,8 +16,9 @@ from sqlmodel import col
 from services.api.errors import NoSuchRecording
 from services.api.identity.models import Person, Unit
 from services.api.identity.principal import Principal
-from services.api.recorders.models import Recorder
-from services.api.recordings.models import Gap, Recording, Segment, Viewing
+from services.api.recorders.models import Heartbeat, Recorder
+from services.api.recordings import presence
+from services.api.recordings.models import Gap, Held, Recording, Segment, Viewing
 from services.api.recordings.views import (
     GapRow,
     Lock,
@@ -30,7 +31,6 @@ from services.api.recordings.views import (
 )
 from services.vault.contract.wire import MAX_DIGESTS_PER_SEQUENCE
 
-LIVE_WITHIN = timedelta(seconds=10)
 MAX_LIMIT = 200
 _GAPS_SHOWN = 100
 
@@ -131,6 +131,8 @@ def _rows() -> Select[*tuple[Any, ...]]:
     query: Select[*tuple[Any, ...]] = (
         select(
             Recording,
+            Held,
+            Heartbeat,
             col(Recorder.name).label("recorder"),
             col(Recorder.kind).label("kind"),
             col(Person.name).label("officer"),
@@ -139,24 +141,30 @@ def _rows() -> Select[*tuple[Any, ...]]:
         .join(Recorder, col(Recorder.id) == col(Recording.recorder_id))
         .join(Unit, col(Unit.id) == col(Recording.unit_id))
         .outerjoin(Person, col(Person.id) == col(Recording.officer_id))
+        .outerjoin(Held, col(Held.recording_id) == col(Recording.id))
+        .outerjoin(Heartbeat, col(Heartbeat.key_id) == col(Recording.key_id))
     )
     return query
 
 
 def _row(found: Row[Any]) -> RecordingRow:
     kept: Recording = found.Recording
-    last = kept.last_segment_at
-    live = kept.state == "open" and last is not None and datetime.now(UTC) - last < LIVE_WITHIN
+    seen = presence.Seen(kept, found.Held, found.Heartbeat, datetime.now(UTC))
+    now = seen.presence()
     return RecordingRow(
         id=kept.id,
         recorder_name=found.recorder,
         officer_name=found.officer,
         unit_name=found.unit,
         state="open" if kept.state == "open" else "closed",
-        live=live,
+        live=now == "live",
+        presence=now,
+        held=seen.held_view(),
+        spool_full=seen.spool_full(),
+        clock_offset_ms=seen.clock_offset_ms(),
         started_at=kept.started_at,
         ended_at=kept.ended_at,
-        last_segment_at=last,
+        last_segment_at=kept.last_segment_at,
         segments=kept.segments,
         bytes=kept.bytes,
         seconds=kept.duration_ms / 1000,

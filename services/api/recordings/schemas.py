@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 from services.api.database import STORABLE
 from services.api.recordings.views import RecordingRow, SegmentRow
-from services.vault.contract.wire import MAX_EXPORTED, ExportPhase, Moment
+from services.vault.contract.wire import MAX_EXPORTED, MAX_SEQUENCE, ExportPhase, Moment
 
 Purpose = Literal["case-handling", "spot-check", "training", "other"]
 Note = Annotated[str, StringConstraints(max_length=500, strip_whitespace=True, pattern=STORABLE)]
@@ -26,6 +26,40 @@ class NewRecording(BaseModel):
 class RecordingView(BaseModel):
     id: UUID
     state: str
+
+
+MAX_HELD = 50
+Count = Annotated[int, Field(ge=0, le=MAX_SEQUENCE)]
+Much = Annotated[int, Field(ge=0, le=2**53)]
+
+
+class HeldRecording(BaseModel):
+    """A recording that the terminal has not closed. `pending` segments wait for their receipts, the oldest since
+    `oldest_at` by the device's clock; `skipped` ones found no room and were not kept. `live`: it goes on."""
+
+    id: UUID
+    live: bool
+    next_sequence: Count
+    pending: Count
+    pending_bytes: Much
+    pending_ms: Much
+    oldest_at: Moment | None = None
+    skipped: Count = 0
+
+
+class NewHeartbeat(BaseModel):
+    """Every five seconds, and at once where something changes; one that is lost is not made up for. `run` is made
+    anew by each process of the terminal, and `capturing` says whether pictures come from the camera."""
+
+    run: UUID
+    monotonic_ms: Much
+    device_time: Moment
+    state: Literal["recording", "draining", "stopped"]
+    capturing: bool
+    spool_used: Much
+    spool_limit: Much
+    spool_full: bool
+    recordings: Annotated[list[HeldRecording], Field(max_length=MAX_HELD)] = []
 
 
 class RecordingList(BaseModel):

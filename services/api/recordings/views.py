@@ -9,11 +9,30 @@ from uuid import UUID
 
 State = Literal["open", "closed"]
 Lock = Literal["compliance", "none"]
+Presence = Literal["closed", "live", "catching-up", "silent", "waiting", "stopped", "lost"]
+"""Of an open recording: `live`, its segments arrive as they are recorded; `catching-up`, it was recorded before and
+its rest arrives; `silent`, it is being recorded and nothing arrives; `waiting`, neither; `stopped`, its terminal said
+that it stops; `lost`, nothing was heard of it for ten seconds."""
+
+
+@dataclass(frozen=True)
+class HeldView:
+    """What the terminal told at `told_at`: how many segments it had recorded, and what of them it had no receipt
+    for; `skipped` segments found no room and are gone. `capturing`: the camera gives pictures."""
+
+    told_at: datetime
+    recorded: int
+    segments: int
+    seconds: float
+    bytes: int
+    oldest_at: datetime | None
+    skipped: int
+    capturing: bool
 
 
 @dataclass(frozen=True)
 class RecordingRow:
-    """`live`: open, and a segment was sealed within the last ten seconds."""
+    """`clock_offset_ms`: how far the terminal's clock is ahead, where that is more than half a minute."""
 
     id: UUID
     recorder_name: str
@@ -21,6 +40,10 @@ class RecordingRow:
     unit_name: str
     state: State
     live: bool
+    presence: Presence
+    held: HeldView | None
+    spool_full: bool
+    clock_offset_ms: int | None
     started_at: datetime
     ended_at: datetime | None
     last_segment_at: datetime | None
