@@ -42,7 +42,8 @@ class _Fragment:
 
 @dataclass
 class _Segment:
-    data: bytearray = field(default_factory=bytearray)
+    parts: list[bytes] = field(default_factory=list)
+    size: int = 0
     start: float = 0.0
     duration: float = 0.0
 
@@ -75,6 +76,9 @@ class Cutter(Feeding):
         self._whole_gops = whole_gops
         self._patient, self._longest, self._joined = patient, longest_seconds, min(joined_bytes, max_bytes)
         self._buffer = bytearray()
+        self._mdat: list[bytes] = []
+        self._lacking = 0
+        """Bytes of an mdat that are still to come."""
         self._ftyp: bytes | None = None
         self._tracks: dict[int, _Track] = {}
         self._moof: bytes | None = None
@@ -82,12 +86,24 @@ class Cutter(Feeding):
         self._clock = 0.0
 
     def _cut(self, data: bytes) -> Iterator[Cut]:
-        self._buffer += data
+        try:
+            yield from self._boxes(data)
+        except struct.error as error:
+            raise CutError("a box ends too early") from error
+
+    def _boxes(self, data: bytes) -> Iterator[Cut]:
+        rest = memoryview(data)
+        if self._lacking:
+            piece = rest[: self._lacking]
+            self._mdat.append(bytes(piece))
+            self._lacking -= len(piece)
+            rest = rest[len(piece) :]
+            if self._lacking:
+                return
+            yield from self._end_fragment()
+        self._buffer += rest
         while (box := self._next_box()) is not None:
-            try:
-                yield from self._take(*box)
-            except struct.error as error:
-                raise CutError(f"a {box[0].decode()} box ends too early") from error
+            yield from self._take(*box)
 
     def _left(self) -> Iterator[Cut]:
         yield from self._emit()
@@ -108,9 +124,15 @@ class Cutter(Feeding):
             raise CutError(f"a {kind.decode()} box of size {size} has no end that can be known")
         if size > (self._max_bytes if kind == b"mdat" else MAX_METADATA_BYTES):
             raise CutError(f"a {kind.decode()} box of {size} bytes is over the limit")
+        if kind == b"mdat" and self._moof is None:
+            raise CutError("an mdat without its moof")
         if len(self._buffer) < size:
+            if kind == b"mdat":
+                # Its bytes are not gathered here, since each would be moved again for every piece that follows.
+                self._mdat, self._lacking = [bytes(self._buffer)], size - len(self._buffer)
+                self._buffer.clear()
             return None
-        box = bytes(self._buffer[:size])
+        box = bytes(memoryview(self._buffer)[:size])
         del self._buffer[:size]
         return kind, box
 
@@ -136,14 +158,17 @@ class Cutter(Feeding):
                 raise CutError("a moof before the moov")
             self._moof = box
         else:
-            if self._moof is None:
-                raise CutError("an mdat without its moof")
-            moof, self._moof = self._moof, None
-            yield from self._add(_fragment(moof, self._tracks, self._clock), moof + box)
+            self._mdat = [box]
+            yield from self._end_fragment()
 
-    def _add(self, fragment: _Fragment, data: bytes) -> Iterator[Cut]:
+    def _end_fragment(self) -> Iterator[Cut]:
+        moof, self._moof, mdat, self._mdat = self._moof or b"", None, self._mdat, []
+        yield from self._add(_fragment(moof, self._tracks, self._clock), [moof, *mdat])
+
+    def _add(self, fragment: _Fragment, parts: list[bytes]) -> Iterator[Cut]:
+        size = sum(map(len, parts))
         if self._segment is not None:
-            full = len(self._segment.data) + len(data) > (self._joined if self._patient else self._max_bytes)
+            full = self._segment.size + size > (self._joined if self._patient else self._max_bytes)
             due = fragment.sync and self._segment.duration + 1e-3 >= self.target_seconds
             overdue = self._patient and (full or self._segment.duration >= self._longest)
             if due or overdue or (fragment.sync and full):
@@ -152,10 +177,11 @@ class Cutter(Feeding):
             if not fragment.sync and not self._patient:
                 raise CutError("a fragment where a segment has to begin does not begin with a key frame")
             self._segment = _Segment(start=fragment.start)
-        self._segment.data += data
+        self._segment.parts += parts
+        self._segment.size += size
         self._segment.duration += fragment.duration
         self._clock = fragment.start + fragment.duration
-        if len(self._segment.data) > self._max_bytes:
+        if self._segment.size > self._max_bytes:
             raise CutError(f"no key frame within {self._max_bytes} bytes")
         if self._whole_gops and self._segment.duration + 1e-3 >= self.target_seconds:
             yield from self._emit()
@@ -164,7 +190,7 @@ class Cutter(Feeding):
         if self._segment is None:
             return
         done, self._segment = self._segment, None
-        yield Cut("media", bytes(done.data), round(done.duration * 1000), round(done.start * 1000))
+        yield Cut("media", b"".join(done.parts), round(done.duration * 1000), round(done.start * 1000))
 
 
 def _children(box: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
