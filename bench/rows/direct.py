@@ -207,6 +207,15 @@ def with_mc() -> float:
         shutil.rmtree(config)
 
 
+def _hashed() -> float:
+    """Seconds that hashing all files takes, beside whatever else goes on."""
+    began = time.monotonic()
+    for file in material():
+        with file.open("rb", buffering=0) as opened:
+            hashlib.file_digest(opened, "sha256")
+    return time.monotonic() - began
+
+
 @row(
     "direct-bulk",
     unit="MiB/s",
@@ -220,6 +229,10 @@ def with_mc() -> float:
 )
 def direct_bulk() -> float:
     """From the first ask to the last receipt verified and on the terminal's disk: segments of 8 to 16 MiB from
-    the spool, each read, hashed, put with checksum and lock, checked, receipted, and freed."""
+    the spool, each read, put with checksum and lock, checked, receipted, and freed. A terminal hashes a segment once,
+    when it spools it; that is done again within the time measured, since the peers hash within theirs."""
     recording = spooled(home(), material())
-    return bulk_bytes() / MIB / push(minio_system(), home(), recording)
+    with ThreadPoolExecutor(1) as beside:
+        hashing = beside.submit(_hashed)
+        seconds = push(minio_system(), home(), recording)
+        return bulk_bytes() / MIB / max(seconds, hashing.result())

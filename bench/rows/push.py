@@ -15,6 +15,7 @@ import httpx
 
 from bench.frame import Unavailable, row
 from bench.peers import tusd
+from bench.rows import direct
 from bench.rows.direct import BARE, bucket
 from bench.system import MIB, bulk_bytes, held, minio_system, require_room
 from services.terminal.capture import find_ffmpeg
@@ -106,6 +107,30 @@ def with_tusd() -> float:
             http.patch(made.headers["location"], content=chunks(path), headers=headers).raise_for_status()
 
     return _rate(send)
+
+
+def _api_seconds() -> float:
+    """CPU time of the api so far, of user and system."""
+    api = minio_system().stack.api
+    assert api and api.pid
+    fields = Path(f"/proc/{api.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _per_gib(send: Callable[[], object]) -> float:
+    before = _api_seconds()
+    send()
+    return (_api_seconds() - before) / (bulk_bytes() / 1024 / MIB)
+
+
+def pushed_cpu() -> float:
+    return _per_gib(push_bulk)
+
+
+@row("direct-cpu", unit="s/GiB", better="lower", goal=1 / 20, peer=pushed_cpu, runs=3)
+def direct_cpu() -> float:
+    """CPU seconds of the api for each GiB that comes by the direct door, beside the push door."""
+    return _per_gib(direct.direct_bulk)
 
 
 @row("push-bulk", unit="MiB/s", better="higher", goal=1.0, peer=with_tusd, runs=3)
