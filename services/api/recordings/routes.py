@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gzip
 from typing import Annotated
 from uuid import UUID
 
@@ -26,6 +28,8 @@ from services.vault.contract import wire
 
 router = APIRouter(prefix="/v1", tags=["recordings"])
 _PRIVATE = {"cache-control": "private, no-store"}
+_LARGE = 16 * 1024
+"""Bytes of a playlist from which it is worth packing."""
 
 
 @router.get("/recordings")
@@ -76,7 +80,12 @@ async def playlist(
 ) -> Response:
     target = request.app.state.settings.segment_seconds
     text = await playback.playlist(sessions, who, viewing, wait_for=wait_for, target=target)
-    return Response(text, media_type="application/vnd.apple.mpegurl", headers=_PRIVATE)
+    headers = _PRIVATE | {"vary": "accept-encoding"}
+    body = text.encode()
+    if len(body) > _LARGE and "gzip" in request.headers.get("accept-encoding", ""):
+        body = await asyncio.to_thread(gzip.compress, body, 1)
+        headers["content-encoding"] = "gzip"
+    return Response(body, media_type="application/vnd.apple.mpegurl", headers=headers)
 
 
 @router.get("/viewings/{viewing}/segments/{name}.{kind}", response_class=StreamingResponse)
