@@ -89,7 +89,7 @@ def _ask(piece: Piece, began: datetime) -> wire.SegmentAsk:
         media="media" if piece.sequence else "init",
         started_at=began + piece.at,
         duration_ms=round(piece.length.total_seconds() * 1000),
-        monotonic_ms=round(piece.at.total_seconds() * 1000),
+        monotonic_ms=piece.sequence * 1000,
     )
 
 

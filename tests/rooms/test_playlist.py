@@ -5,16 +5,15 @@ from __future__ import annotations
 import gzip
 from datetime import UTC, datetime, timedelta
 
-from tests.rooms.houses import Houses
+from tests.rooms.houses import House
 from tests.rooms.lengthy import Piece, sealed
 
 
-async def test_a_long_playlist_is_packed_for_whoever_unpacks_it(houses: Houses) -> None:
+async def test_a_long_playlist_is_packed_for_whoever_unpacks_it(apart: House) -> None:
     second = timedelta(seconds=1)
     pieces = [Piece(n, b"segment %d" % n, n * second, second) for n in range(600)]
-    terminal, client = houses.here.terminals["first"], houses.here.clients["first"]
+    terminal, client = apart.terminals["first"], apart.clients["first"]
     recording = await sealed(terminal, pieces, datetime.now(UTC) - timedelta(hours=1))
-    houses.here.recordings[recording] = "first"
     viewing = await client.post(f"/v1/recordings/{recording}/viewings", json={"purpose": "spot-check"})
     path = viewing.json()["playlist"]
     plain = await client.get(path, headers={"accept-encoding": "identity"})

@@ -13,6 +13,7 @@ from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 from services.api.database import Db, Maker
 from services.api.identity.dependencies import Acting, SignedIn
 from services.api.recordings import exports, playback, queries, service
+from services.api.recordings import timeline as timelines
 from services.api.recordings.schemas import (
     ExportPage,
     ExportView,
@@ -22,7 +23,7 @@ from services.api.recordings.schemas import (
     SegmentList,
     ViewingView,
 )
-from services.api.recordings.views import RecordingDetail, State
+from services.api.recordings.views import RecordingDetail, State, Timeline
 from services.api.vault import Vault
 from services.vault.contract import wire
 
@@ -59,6 +60,17 @@ async def segments(
 ) -> SegmentList:
     page = await queries.segments(db, who, recording, after=after, limit=limit)
     return SegmentList(items=page.rows, next_after=page.next_after)
+
+
+@router.get("/recordings/{recording}/timeline", responses={304: {"description": "as the caller knows it"}})
+async def timeline(recording: UUID, who: SignedIn, db: Db, request: Request, response: Response) -> Timeline:
+    """Where there are pictures and where there are none, by the recorder's clock."""
+    found = await timelines.find(db, who, recording)
+    headers = {"etag": found.etag, "cache-control": "private, no-cache"}
+    if found.etag in (one.strip() for one in request.headers.get("if-none-match", "").split(",")):
+        return Response(status_code=304, headers=headers)  # type: ignore[return-value]
+    response.headers.update(headers)
+    return await timelines.of(db, found.recording)
 
 
 @router.post("/recordings/{recording}/viewings", status_code=201)
