@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.rooms.houses import Houses
+from tests.rooms.houses import House, Houses
 from tests.rooms.stores import LocalRoom, Room, S3Room, local_room
 from tests.system import System
 
@@ -46,3 +46,12 @@ async def houses(local_system: System) -> AsyncIterator[Houses]:
     made = await Houses.build(local_system)
     yield made
     await made.leave()
+
+
+@pytest.fixture(scope="session")
+async def apart(local_system: System) -> AsyncIterator[House]:
+    """A unit of its own, for recordings that nobody counts."""
+    made = await House.build(local_system, "丙局")
+    yield made
+    for client in made.clients.values():
+        await client.aclose()

@@ -56,6 +56,7 @@ def _doors(houses: Houses, recording: UUID) -> list[tuple[str, str]]:
     return [
         ("GET", f"/v1/recordings/{recording}"),
         ("GET", f"/v1/recordings/{recording}/segments"),
+        ("GET", f"/v1/recordings/{recording}/timeline"),
         ("POST", f"/v1/recordings/{recording}/viewings"),
         ("GET", f"/recordings/{recording}"),
         ("GET", f"/recordings/{recording}/segments"),

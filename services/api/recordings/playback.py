@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import select
@@ -20,10 +21,13 @@ from services.api.errors import NoSuchSegment
 from services.api.identity.principal import Principal
 from services.api.recordings import service
 from services.api.recordings.models import Recording, Segment, Viewing
+from services.api.recordings.queries import as_played
 from services.api.recordings.reading import Reader
 from services.vault.contract import wire
 
 _POLL_SECONDS = 0.1
+_LONG = 500
+"""Segments from which writing them out would hold up whoever else is served."""
 
 
 async def playlist(sessions: Sessions, who: Principal, viewing_id: UUID, *, wait_for: int | None, target: int) -> str:
@@ -38,7 +42,9 @@ async def playlist(sessions: Sessions, who: Principal, viewing_id: UUID, *, wait
         last = listed[-1].sequence if listed else -1
         reached = wait_for is None or last >= wait_for or recording.state == "closed"
         if reached or not await _grown(sessions, recording, deadline):
-            return _render(viewing, recording, listed)
+            if len(listed) < _LONG:
+                return _render(viewing, recording, listed)
+            return await asyncio.to_thread(_render, viewing, recording, listed)
 
 
 async def _grown(sessions: Sessions, recording: Recording, deadline: float) -> bool:
@@ -67,13 +73,12 @@ async def segment(
     return await reader.stream(viewing.recording_id, wire.SegmentName(sequence=int(sequence), sha256=sha256))
 
 
-async def _listed(db: AsyncSession, viewing: Viewing, recording: Recording) -> list[Segment]:
-    """The init segment and the media that the viewing may list now, one digest a sequence: once the recording
-    is closed those of its manifest, before that the one sealed first."""
-    query = select(Segment).distinct(col(Segment.sequence)).where(col(Segment.recording_id) == viewing.recording_id)
+async def _listed(db: AsyncSession, viewing: Viewing, recording: Recording) -> list[Any]:
+    """The init segment and the media that the viewing may list now."""
+    columns = (Segment.sequence, Segment.sha256, Segment.media, Segment.started_at, Segment.duration_ms)
+    query = as_played(viewing.recording_id, *columns, Segment.begins_anew)
     query = query.where((col(Segment.sequence) == 0) | (col(Segment.sequence) >= viewing.first_sequence))
-    query = query.where(col(Segment.beside).is_(False))
-    found = list(await db.scalars(query.order_by(col(Segment.sequence), col(Segment.sealed_at))))
+    found = (await db.execute(query)).all()
     init = [s for s in found if s.media == "init"]
     media = [s for s in found if s.media == "media" and s.sequence >= viewing.first_sequence]
     if recording.state == "open":
@@ -82,7 +87,7 @@ async def _listed(db: AsyncSession, viewing: Viewing, recording: Recording) -> l
     return init[:1] + media
 
 
-def _render(viewing: Viewing, recording: Recording, listed: Sequence[Segment]) -> str:
+def _render(viewing: Viewing, recording: Recording, listed: Sequence[Any]) -> str:
     init = [segment for segment in listed if segment.media == "init"]
     media = [segment for segment in listed if segment.media == "media"]
     # Segments get no longer while somebody watches, so this does not change once the first is listed.

@@ -46,6 +46,14 @@ def visible_to(who: Principal) -> ColumnElement[bool]:
     return false()
 
 
+def as_played(recording: UUID, *columns: Any) -> Select[*tuple[Any, ...]]:
+    """The segments of a recording in order, one digest a sequence: once it is closed those that its closings speak
+    of, before that the one sealed first."""
+    query: Select[*tuple[Any, ...]] = select(*columns).distinct(col(Segment.sequence))
+    query = query.where(col(Segment.recording_id) == recording, col(Segment.beside).is_(False))
+    return query.order_by(col(Segment.sequence), col(Segment.sealed_at))
+
+
 async def recordings(
     db: AsyncSession,
     who: Principal,

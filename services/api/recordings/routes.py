@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gzip
 from typing import Annotated
 from uuid import UUID
 
@@ -11,6 +13,7 @@ from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 from services.api.database import Db, Maker
 from services.api.identity.dependencies import Acting, SignedIn
 from services.api.recordings import exports, playback, queries, service
+from services.api.recordings import timeline as timelines
 from services.api.recordings.schemas import (
     ExportPage,
     ExportView,
@@ -20,12 +23,14 @@ from services.api.recordings.schemas import (
     SegmentList,
     ViewingView,
 )
-from services.api.recordings.views import RecordingDetail, State
+from services.api.recordings.views import RecordingDetail, State, Timeline
 from services.api.vault import Vault
 from services.vault.contract import wire
 
 router = APIRouter(prefix="/v1", tags=["recordings"])
 _PRIVATE = {"cache-control": "private, no-store"}
+_LARGE = 16 * 1024
+"""Bytes of a playlist from which it is worth packing."""
 
 
 @router.get("/recordings")
@@ -57,6 +62,17 @@ async def segments(
     return SegmentList(items=page.rows, next_after=page.next_after)
 
 
+@router.get("/recordings/{recording}/timeline", responses={304: {"description": "as the caller knows it"}})
+async def timeline(recording: UUID, who: SignedIn, db: Db, request: Request, response: Response) -> Timeline:
+    """Where there are pictures and where there are none, by the recorder's clock."""
+    found = await timelines.find(db, who, recording)
+    headers = {"etag": found.etag, "cache-control": "private, no-cache"}
+    if found.etag in (one.strip() for one in request.headers.get("if-none-match", "").split(",")):
+        return Response(status_code=304, headers=headers)  # type: ignore[return-value]
+    response.headers.update(headers)
+    return await timelines.of(db, found.recording)
+
+
 @router.post("/recordings/{recording}/viewings", status_code=201)
 async def register_viewing(
     recording: UUID, message: NewUse, who: Acting, sessions: Maker, vault: Vault
@@ -76,7 +92,12 @@ async def playlist(
 ) -> Response:
     target = request.app.state.settings.segment_seconds
     text = await playback.playlist(sessions, who, viewing, wait_for=wait_for, target=target)
-    return Response(text, media_type="application/vnd.apple.mpegurl", headers=_PRIVATE)
+    headers = _PRIVATE | {"vary": "accept-encoding"}
+    body = text.encode()
+    if len(body) > _LARGE and "gzip" in request.headers.get("accept-encoding", ""):
+        body = await asyncio.to_thread(gzip.compress, body, 1)
+        headers["content-encoding"] = "gzip"
+    return Response(body, media_type="application/vnd.apple.mpegurl", headers=headers)
 
 
 @router.get("/viewings/{viewing}/segments/{name}.{kind}", response_class=StreamingResponse)

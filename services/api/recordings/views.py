@@ -94,6 +94,40 @@ class GapRow:
 
 
 @dataclass(frozen=True)
+class Span:
+    """Segments that follow one another without a pause, by the recorder's clock."""
+
+    from_at: datetime
+    to_at: datetime
+    first_sequence: int
+    last_sequence: int
+
+
+@dataclass(frozen=True)
+class TimelineGap:
+    """`kinds` are the reasons on record, none where no reason is known; the sequences between `first_missing` and
+    `last_missing` are not there."""
+
+    from_at: datetime
+    to_at: datetime
+    kinds: list[Literal["disconnected", "not-sealed"]]
+    first_missing: int | None
+    last_missing: int | None
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """At most 200 spans and as many gaps; `unnamed_gaps` counts those that are too short to be listed."""
+
+    state: State
+    from_at: datetime
+    to_at: datetime
+    spans: list[Span]
+    gaps: list[TimelineGap]
+    unnamed_gaps: int
+
+
+@dataclass(frozen=True)
 class RecordingDetail:
     """`remuxed_by` is the gateway that took the media apart and together again; `gaps` are the first hundred."""
 
