@@ -198,8 +198,8 @@ def tell(missing: list[Missing]) -> None:
 def main() -> int:
     missing = provide()
     tell(missing)
-    # Most of a test's time is waiting: a run of everything takes two files at a time.
-    arguments = sys.argv[1:] or ["-n", "2", "--dist", "loadfile"]
+    # Most of a test's time is waiting: a run of everything takes three files at a time.
+    arguments = sys.argv[1:] or ["-n", "3", "--dist", "loadfile"]
     # Ctrl-C goes to pytest as well; it ends the run in its own way, and we tell its result.
     pytest = subprocess.Popen([sys.executable, "-P", "-m", "pytest", *arguments], cwd=ROOT)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
