@@ -17,7 +17,7 @@ from pathlib import Path
 from services.media.clock import Clock
 from services.media.cut import Cut, CutError
 from services.media.fmp4 import Cutter
-from services.terminal.capture import Capture, CaptureFailed, arguments
+from services.terminal.capture import Capture, CaptureFailed, NoFfmpeg, arguments
 from services.terminal.heartbeat import Heartbeat
 from services.terminal.keeping import Piece
 from services.terminal.progress import Progress
@@ -127,7 +127,7 @@ class Camera:
         """One run of ffmpeg, whatever ends it."""
         clock = Clock()
         cutter = self._cutter = Cutter(target_seconds=self._target, whole_gops=True)
-        capture = self._capture = await Capture.start(self._source.ffmpeg, command, copy=self._source.copy)
+        capture = self._capture = await self._start(command)
         if self._stopping.is_set():
             capture.kill()
         failed: CaptureFailed | None = None
@@ -149,6 +149,15 @@ class Camera:
             await capture.end()
         if failed:
             raise failed
+
+    async def _start(self, command: list[str]) -> Capture:
+        try:
+            return await Capture.start(self._source.ffmpeg, command, copy=self._source.copy)
+        except NoFfmpeg as error:
+            if self._init is None:
+                raise
+            # It did start before: a machine short of memory or processes may let it do so again.
+            raise CaptureFailed(0, str(error)) from error
 
     def _pieces(self, clock: Clock, cuts: list[Cut]) -> Iterator[Piece]:
         for cut in cuts:

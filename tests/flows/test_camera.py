@@ -150,6 +150,26 @@ def test_a_killed_ffmpeg_is_begun_again_and_a_hung_one_too(local_system: System)
     assert not bundle.closing()["interrupted"]
 
 
+def test_an_ffmpeg_that_cannot_be_started_for_a_while_is_started_once_it_can(
+    local_system: System, tmp_path: Path
+) -> None:
+    home = local_system.new_terminal("no-ffmpeg")
+    program = tmp_path / "ffmpeg"
+    program.symlink_to(FFMPEG)
+    with LiveTerminal(local_system, home, "record", *SECOND_BY_SECOND, "--ffmpeg", str(program)) as terminal:
+        terminal.wait_for("sealed", 3)
+        program.unlink()
+        os.kill(camera_of(terminal), signal.SIGKILL)
+        terminal.wait_for("capture-lost", 2)
+        assert "ffmpeg 无法启动" in terminal.of("capture-lost")[1]["reason"]
+        program.symlink_to(FFMPEG)
+        terminal.wait_for("capture-back")
+        terminal.interrupt()
+        assert terminal.finish() == 0, terminal.said[-20:]
+    _, asks = assert_one_recording(local_system, terminal)
+    assert len(gaps(asks)) == 1
+
+
 def test_without_restarting_a_killed_ffmpeg_is_the_end(local_system: System) -> None:
     home = local_system.new_terminal("ended-camera")
     with LiveTerminal(local_system, home, "record", *SECOND_BY_SECOND, "--no-restart") as terminal:
