@@ -49,7 +49,7 @@ class _Cycle(RequestResponseCycle):
 class Protocol(HttpToolsProtocol):
     def __init__(self, *given: Any, **named: Any):
         super().__init__(*given, **named)
-        self._running: set[_Cycle] = set()
+        self._running: set[RequestResponseCycle] = set()
         self._lost = False
 
     def on_headers_complete(self) -> None:
@@ -73,7 +73,7 @@ class Protocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         async def noted(scope: Any, receive: Any, send: Any) -> None:
-            self._running.add(cycle)  # type: ignore[arg-type]
+            self._running.add(cycle)
             try:
                 await app(scope, receive, send)
             finally:

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from services.media.cut import MAX_BYTES, Cut, CutError, Feeding
+from services.media.cut import MAX_BYTES, Cut, CutError
 
 MAX_METADATA_BYTES = 4 * 1024 * 1024
 """The largest box other than `mdat` that is taken."""
@@ -48,7 +48,7 @@ class _Segment:
     duration: float = 0.0
 
 
-class Cutter(Feeding):
+class Cutter:
     """`target_seconds` may change between feeds and holds from the next cut on.
 
     With `whole_gops` the stream promises that every fragment begins with a key frame, so a cut is known as
@@ -70,7 +70,6 @@ class Cutter(Feeding):
         joined_bytes: int = MAX_BYTES,
         longest_seconds: float = 10.0,
     ):
-        super().__init__()
         self.target_seconds = target_seconds
         self._max_bytes = max_bytes
         self._whole_gops = whole_gops
@@ -85,7 +84,8 @@ class Cutter(Feeding):
         self._segment: _Segment | None = None
         self._clock = 0.0
 
-    def _cut(self, data: bytes) -> Iterator[Cut]:
+    def feed(self, data: bytes) -> Iterator[Cut]:
+        """The segments that these bytes complete. Raises CutError."""
         try:
             yield from self._boxes(data)
         except struct.error as error:
@@ -105,7 +105,8 @@ class Cutter(Feeding):
         while (box := self._next_box()) is not None:
             yield from self._take(*box)
 
-    def _left(self) -> Iterator[Cut]:
+    def finish(self) -> Iterator[Cut]:
+        """What is whole but not yet cut."""
         yield from self._emit()
 
     def _next_box(self) -> tuple[bytes, bytes] | None:

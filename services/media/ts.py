@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from services.media.cut import MAX_BYTES, Cut, CutError, Feeding
+from services.media.cut import MAX_BYTES, Cut, CutError
 
 PACKET = 188
 _SYNC = 0x47
@@ -25,12 +25,11 @@ _VIDEO = {0x01, 0x02, 0x10, 0x1B, 0x20, 0x24, 0x33, 0x42, 0xD1, 0xDB, 0xEA}
 _MAX_SECTION = 1024
 
 
-class TsCutter(Feeding):
+class TsCutter:
     """`target_seconds` may change between feeds and holds from the next cut on. The shape is broken where a packet
     does not begin as one, or no program is told."""
 
     def __init__(self, *, target_seconds: float, max_bytes: int = MAX_BYTES, longest_seconds: float = 10.0):
-        super().__init__()
         self.target_seconds = target_seconds
         self._max_bytes, self._longest = max_bytes - max_bytes % PACKET, longest_seconds
         self._rest = bytearray()
@@ -46,7 +45,8 @@ class TsCutter(Feeding):
         self._last: int | None = None
         self._begun = False
 
-    def _cut(self, data: bytes) -> Iterator[Cut]:
+    def feed(self, data: bytes) -> Iterator[Cut]:
+        """The segments that these bytes complete. Raises CutError."""
         self._rest += data
         whole = len(self._rest) - len(self._rest) % PACKET
         packets = bytes(self._rest[:whole])
@@ -54,7 +54,8 @@ class TsCutter(Feeding):
         for at in range(0, whole, PACKET):
             yield from self._take(packets[at : at + PACKET])
 
-    def _left(self) -> Iterator[Cut]:
+    def finish(self) -> Iterator[Cut]:
+        """What is whole but not yet cut. Raises CutError where that is no stream."""
         if self._pid is None and self._segment:
             self._segment.clear()
             raise CutError("the stream tells of no program")

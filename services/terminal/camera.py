@@ -136,15 +136,12 @@ class Camera:
                 async for chunk in capture.chunks():
                     for piece in self._pieces(clock, cutter.feed(chunk)):
                         yield piece
-                for piece in self._pieces(clock, cutter.finish()):
-                    yield piece
             except CaptureFailed as error:
                 failed = error
             except CutError as error:
                 failed = CaptureFailed(0, str(error))
-            with contextlib.suppress(CutError):
-                for piece in self._pieces(clock, cutter.finish()):
-                    yield piece
+            for piece in self._pieces(clock, cutter.finish()):
+                yield piece
         finally:
             await capture.end()
         if failed:
@@ -159,7 +156,7 @@ class Camera:
             # It did start before: a machine short of memory or processes may let it do so again.
             raise CaptureFailed(0, str(error)) from error
 
-    def _pieces(self, clock: Clock, cuts: list[Cut]) -> Iterator[Piece]:
+    def _pieces(self, clock: Clock, cuts: Iterator[Cut]) -> Iterator[Piece]:
         for cut in cuts:
             if cut.media == "init":
                 if cut.data == self._init:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,10 +35,10 @@ def system(request: pytest.FixtureRequest) -> Iterator[System]:
         assert_log_is_whole(made)
 
 
-def finish(*pushes: object) -> None:
+def finish(*pushes: subprocess.Popen[str]) -> None:
     for push in pushes:
-        said = push.communicate(timeout=60)[1]  # type: ignore[attr-defined]
-        assert push.returncode == 0, said  # type: ignore[attr-defined]
+        said = push.communicate(timeout=60)[1]
+        assert push.returncode == 0, said
 
 
 @pytest.mark.parametrize("codec", [(), HEVC_OPUS, SILENT], ids=["h264-aac", "hevc-opus", "no-sound"])

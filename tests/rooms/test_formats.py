@@ -100,7 +100,7 @@ def transport() -> list[bytes]:
     """MPEG-TS, cut where the server cuts it."""
     cutter = TsCutter(target_seconds=1)
     cuts = cutter.feed(whole("ts", "-c:v", "libx264", "-g", "10", seconds=3))
-    pieces = [one.data for one in cuts + cutter.finish()]
+    pieces = [one.data for one in (*cuts, *cutter.finish())]
     assert len(pieces) == 3
     return pieces
 

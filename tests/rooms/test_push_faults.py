@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import struct
-import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from services.terminal.capture import find_ffmpeg
 from tests.flows.pushing import Source
+from tests.rooms.movies import fragmented, whole
 from tests.system import System, running
 
 PACKET = 188
@@ -32,29 +31,14 @@ def source(system: System) -> Source:
     return Source(system)
 
 
-def encoded(form: str, *options: str, seconds: int = 3) -> bytes:
-    argv = [find_ffmpeg(None), "-v", "error", "-f", "lavfi", "-i", f"testsrc=size=160x90:rate=10:duration={seconds}"]
-    argv += ["-c:v", "libx264", "-preset", "ultrafast", "-g", "10", *options, "-f", form, "pipe:1"]
-    return subprocess.run(argv, check=True, capture_output=True).stdout
-
-
 @pytest.fixture(scope="module")
 def mp4() -> bytes:
-    return encoded("mp4", "-movflags", "+frag_keyframe+empty_moov+default_base_moof")
+    return b"".join(fragmented(seconds=3))
 
 
 @pytest.fixture(scope="module")
 def ts() -> bytes:
-    return encoded("mpegts")
-
-
-def boxes(data: bytes) -> list[bytes]:
-    found, at = [], 0
-    while at < len(data):
-        (size,) = struct.unpack_from(">I", data, at)
-        found.append(data[at : at + size])
-        at += size
-    return found
+    return whole("ts", "-c:v", "libx264", "-g", "10", seconds=3)
 
 
 def put(source: Source, name: str, data: bytes | Iterator[bytes], method: str = "PUT") -> tuple[int, str]:
@@ -73,11 +57,10 @@ def sealed(source: Source) -> list[tuple[int, int]]:
     return [(int(n), int(size)) for n, _, size in (one.partition(":") for one in told.split())]
 
 
-def head_and_fragments(mp4: bytes) -> tuple[bytes, list[bytes]]:
+def head_and_fragments() -> tuple[bytes, list[bytes]]:
     """ftyp and moov; then each moof with its mdat."""
-    parts = boxes(mp4)
-    rest = [part for part in parts[2:] if part[4:8] in (b"moof", b"mdat")]
-    return parts[0] + parts[1], [moof + mdat for moof, mdat in zip(rest[::2], rest[1::2], strict=True)]
+    head, *fragments = fragmented(seconds=3)
+    return head, fragments
 
 
 def test_who_does_not_know_an_address_is_told_nothing(source: Source, mp4: bytes) -> None:
@@ -130,8 +113,8 @@ def test_what_is_no_media_is_refused_and_what_is_none_is_taken_for_a_knock(sourc
     assert source.recordings() == []
 
 
-def lies(mp4: bytes) -> dict[str, bytes]:
-    head, (first, second, third) = head_and_fragments(mp4)
+def lies() -> dict[str, bytes]:
+    head, (first, second, third) = head_and_fragments()
     good = head + first
     moov_at = head.index(b"moov") - 4
     return {
@@ -149,16 +132,16 @@ def lies(mp4: bytes) -> dict[str, bytes]:
     }
 
 
-def test_an_fmp4_that_lies_is_refused_and_what_came_before_is_kept(system: System, mp4: bytes) -> None:
-    for name, data in lies(mp4).items():
+def test_an_fmp4_that_lies_is_refused_and_what_came_before_is_kept(system: System) -> None:
+    for name, data in lies().items():
         source = Source(system)
         assert put(source, "live.mp4", data) == (400, "media-broken"), name
         kept = [n for n, _ in sealed(source)]
         assert kept == ([] if name.startswith(("a moof before", "a moov of")) else [0, 1]), name
 
 
-def test_a_clock_that_jumps_past_all_measure_is_refused(source: Source, mp4: bytes) -> None:
-    head, (first, *_) = head_and_fragments(mp4)
+def test_a_clock_that_jumps_past_all_measure_is_refused(source: Source) -> None:
+    head, (first, *_) = head_and_fragments()
     at = first.index(b"tfdt") + 8
     assert first[at - 4] == 1
     far = first[:at] + struct.pack(">Q", (1 << 64) - 1) + first[at + 8 :]
@@ -167,14 +150,14 @@ def test_a_clock_that_jumps_past_all_measure_is_refused(source: Source, mp4: byt
 
 
 def test_a_transport_stream_that_breaks_keeps_what_came_before(source: Source, ts: bytes) -> None:
-    whole = len(ts) // PACKET * PACKET
-    assert put(source, "live.ts", ts[:whole] + b"\x00" * 4 * PACKET) == (400, "media-broken")
-    assert sum(size for _, size in sealed(source)) > whole / 2
+    size = len(ts) // PACKET * PACKET
+    assert put(source, "live.ts", ts[:size] + b"\x00" * 4 * PACKET) == (400, "media-broken")
+    assert sum(size for _, size in sealed(source)) > size / 2
     assert put(source, "live.ts", (b"G\x1f\xff\x10" + b"\xff" * (PACKET - 4)) * 100) == (400, "media-broken")
 
 
-def test_fragments_need_their_init_and_names_stand_for_what_came_first(source: Source, mp4: bytes) -> None:
-    head, (first, second, third) = head_and_fragments(mp4)
+def test_fragments_need_their_init_and_names_stand_for_what_came_first(source: Source) -> None:
+    head, (first, second, third) = head_and_fragments()
     assert put(source, "seg1.m4s", first) == (412, "no-init")
     assert put(source, "init.mp4", head) == (200, "")
     for _ in range(2):
@@ -192,6 +175,49 @@ def test_fragments_need_their_init_and_names_stand_for_what_came_first(source: S
     assert len(sealed(source)) == 5
     told = f"SELECT count(conflict_act) FROM vault.segments WHERE recording_id = '{source.recordings()[0]['id']}'"
     assert source.system.stack.postgres.run_sql(told).strip() == "1"
+
+
+def waits(source: Source) -> float:
+    """Seconds until the server closes its recording."""
+    told = source.system.stack.postgres.run_sql(
+        "SELECT extract(epoch FROM push_until - now()) FROM api.recordings"
+        f" WHERE recorder_id = '{source.id}' AND state = 'open'"
+    )
+    return float(told)
+
+
+def test_a_playlist_that_ends_is_believed_for_now(source: Source) -> None:
+    head, (first, second, _) = head_and_fragments()
+    for name, data, longer in (
+        ("init.mp4", head, True),
+        ("seg1.m4s", first, True),
+        ("live.m3u8", b"#EXTM3U\n#EXTINF:1,\nseg1.m4s\n", True),
+        ("live.m3u8", b"#EXTM3U\n#EXTINF:1,\nseg1.m4s\n#EXT-X-ENDLIST\n", False),
+        ("seg2.m4s", second, True),
+        ("live.mpd", b'<?xml version="1.0"?>\n<MPD xmlns="x" type="static">', False),
+    ):
+        assert put(source, name, data) == (200, "")
+        assert (waits(source) > 60) is longer, data
+
+
+def test_a_hall_camera_begins_a_recording_each_hour(system: System) -> None:
+    head, (first, second, third) = head_and_fragments()
+    source = Source(system, "hall-camera")
+    own = f"recorder_id = '{source.id}'"
+    another_hour = f"UPDATE api.recordings SET started_at = now() - interval '61 min' WHERE {own}"
+    assert put(source, "live.mp4", head + first) == (200, "")
+    system.stack.postgres.run_sql(another_hour)
+    assert put(source, "live.mp4", head + second) == (200, "")
+    system.stack.postgres.run_sql(another_hour)
+    assert put(source, "seg1.m4s", third) == (200, "")
+    assert [one["state"] for one in source.recordings()] == ["closed", "closed", "open"]
+    assert sealed(source) == [(n, len(data)) for each in (first, second, third) for n, data in ((0, head), (1, each))]
+    payload = "decode(convert_from(envelope, 'UTF8')::json ->> 'payload', 'base64')"
+    reasons = (
+        f"SELECT string_agg(convert_from({payload}, 'UTF8')::json ->> 'reason', ' ') FROM vault.manifests"
+        f" WHERE recording_id IN (SELECT id FROM api.recordings WHERE {own})"
+    )
+    assert system.stack.postgres.run_sql(reasons).strip() == "endless endless"
 
 
 def test_one_segment_has_a_limit(source: Source, ts: bytes) -> None:
@@ -232,14 +258,14 @@ def test_connections_that_send_nothing_end_by_themselves(system: System, mp4: by
     assert put(sources[0], "live.mp4", mp4) == (200, "")
 
 
-def test_a_stream_that_falls_silent_is_sealed_as_far_as_it_came(source: Source, mp4: bytes) -> None:
-    head, (first, second, _) = head_and_fragments(mp4)
+def test_a_stream_that_falls_silent_is_sealed_as_far_as_it_came(source: Source) -> None:
+    head, (first, second, _) = head_and_fragments()
     assert answer(raw(source, head + first + second + b"\x00\x00")) == b"HTTP/1.1 408 Request Timeout"
     assert sealed(source) == [(0, len(head)), (1, len(first)), (2, len(second))]
 
 
-def test_a_body_that_breaks_off_is_sealed_as_far_as_it_came(source: Source, mp4: bytes) -> None:
-    head, (first, second, _) = head_and_fragments(mp4)
+def test_a_body_that_breaks_off_is_sealed_as_far_as_it_came(source: Source) -> None:
+    head, (first, second, _) = head_and_fragments()
     raw(source, head + first + second[:50]).close()
     until = time.monotonic() + 20
     expected: list[Any] = [(0, len(head)), (1, len(first))]

@@ -33,7 +33,7 @@ def stream() -> bytes:
 def cut_all(data: bytes, *, target: float = 1, chunk: int = 1 << 16, **limits: float) -> list[Cut]:
     cutter = TsCutter(target_seconds=target, **limits)  # type: ignore[arg-type]
     cuts = [cut for at in range(0, len(data), chunk) for cut in cutter.feed(data[at : at + chunk])]
-    return cuts + cutter.finish()
+    return [*cuts, *cutter.finish()]
 
 
 def frames(data: bytes, path: Path) -> int:
@@ -82,13 +82,14 @@ def test_no_key_frames_and_no_end_are_cut_by_time_and_by_bytes() -> None:
 @given(cuts=st.lists(st.integers(1, 5000), min_size=1, max_size=20))
 @settings(max_examples=25, deadline=None)
 def test_how_the_bytes_arrive_changes_nothing(stream: bytes, cuts: list[int]) -> None:
-    cutter, found, at = TsCutter(target_seconds=1), [], 0
+    cutter, at = TsCutter(target_seconds=1), 0
+    found: list[Cut] = []
     for size in itertools.cycle(cuts):
         if at >= len(stream):
             break
         found += cutter.feed(stream[at : at + size])
         at += size
-    assert found + cutter.finish() == cut_all(stream)
+    assert [*found, *cutter.finish()] == cut_all(stream)
 
 
 def test_stamps_that_wrap_or_jump_keep_a_time_line(stream: bytes) -> None:
@@ -109,7 +110,7 @@ def test_what_is_no_stream_is_refused(bad: bytes) -> None:
 def test_a_stream_that_tells_of_no_program_is_refused() -> None:
     filler = (b"G\x1f\xff\x10" + b"\xff" * (PACKET - 4)) * 12_000
     with pytest.raises(CutError):
-        TsCutter(target_seconds=1).feed(filler)
+        list(TsCutter(target_seconds=1).feed(filler))
 
 
 @given(data=st.data())

@@ -53,6 +53,7 @@ CREATE TABLE api.pushed_names (
     sequence integer NOT NULL,
     sha256 char(64) NOT NULL,
     started_at timestamptz NOT NULL,
+    begins_anew boolean NOT NULL,
     PRIMARY KEY (recording_id, epoch, name_sha256)
 )
 """,

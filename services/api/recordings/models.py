@@ -82,6 +82,7 @@ class PushedName(Table, table=True):
     sequence: int
     sha256: str
     started_at: datetime = Field(sa_type=Time)
+    begins_anew: bool = False
 
 
 class Gap(Table, table=True):

@@ -31,7 +31,7 @@ from services.vault.contract.client import VaultClient, VaultRefused, VaultUnrea
 _log = logging.getLogger("quancheng.push")
 CLOSE_SECONDS = 2.0
 _CLOSED_AT_ONCE = 100
-RECONNECTED, GOING_ON = timedelta(seconds=1), timedelta(seconds=5)
+_RECONNECTED, _GOING_ON = timedelta(seconds=1), timedelta(seconds=5)
 """The shortest pause that is a gap: where a source began anew, and where segments just came late."""
 
 
@@ -49,7 +49,7 @@ class Named:
 
     sequence: int
     started_at: datetime
-    first: bool = False
+    begins_anew: bool
     taken: bool = False
 
 
@@ -67,7 +67,6 @@ async def last_of(db: AsyncSession, pusher: Pusher, rendition: str) -> Recording
 
 async def begin(
     sessions: Sessions,
-    vault: VaultClient,
     pusher: Pusher,
     rendition: str,
     *,
@@ -97,7 +96,6 @@ async def begin(
         kept = await open_of(db, pusher, rendition)
     if kept is None:
         raise PushSuperseded
-    await introduce(vault, kept)
     return kept
 
 
@@ -157,7 +155,7 @@ async def named(
 ) -> Named | None:
     """The place of what came under a name, the same again for the same; None where the recording is closed. An
     encoder that begins anew begins its names anew: a name that is not its last one, with other bytes, opens an
-    epoch, of which it is the `first`. Raises AddressInvalid."""
+    epoch. Raises AddressInvalid."""
     key = hashlib.sha256(name.encode()).digest()
     async with sessions.begin() as db:
         query = select(Recording).where(col(Recording.id) == recording, col(Recording.state) == "open")
@@ -167,9 +165,9 @@ async def named(
         epoch = kept.push_epoch
         known = await db.get(PushedName, (recording, epoch, key))
         if known is not None and known.sha256 == sha256:
-            return Named(known.sequence, known.started_at)
+            return Named(known.sequence, known.started_at, known.begins_anew)
         if known is not None and known.sequence == kept.next_sequence - 1:
-            return Named(known.sequence, known.started_at, taken=True)
+            return Named(known.sequence, known.started_at, known.begins_anew, taken=True)
         if known is not None:
             epoch += 1
             await db.execute(update(Recording).where(col(Recording.id) == recording).values(push_epoch=epoch))
@@ -178,24 +176,31 @@ async def named(
         taken = await _next_sequence(db, pusher, recording, until, None)
         if taken is None:
             return None
+        follows = await _note_pause(db, recording, taken.sequence, started_at, _RECONNECTED if first else _GOING_ON)
         this: dict[str, Any] = {"recording_id": recording, "epoch": epoch, "name_sha256": key}
-        db.add(PushedName(**this, sequence=taken.sequence, sha256=sha256, started_at=started_at))
-        return Named(taken.sequence, started_at, first=first)
+        row = PushedName(
+            **this, sequence=taken.sequence, sha256=sha256, started_at=started_at, begins_anew=first and follows
+        )
+        db.add(row)
+        return Named(row.sequence, row.started_at, row.begins_anew)
 
 
-async def note_pause(
-    sessions: Sessions, recording: UUID, before: int, at: datetime, *, longer_than: timedelta = RECONNECTED
-) -> bool:
-    """Whether segment `before` follows upon others; the gap between is put on record where it is long enough."""
+async def note_pause(sessions: Sessions, recording: UUID, before: int, at: datetime) -> bool:
+    """Whether segment `before`, with which the source began anew, follows upon others; the gap between is put on
+    record."""
+    async with sessions.begin() as db:
+        return await _note_pause(db, recording, before, at, _RECONNECTED)
+
+
+async def _note_pause(db: AsyncSession, recording: UUID, before: int, at: datetime, longer_than: timedelta) -> bool:
     query = select(Segment).where(col(Segment.recording_id) == recording, col(Segment.media) == "media")
     query = query.where(col(Segment.sequence) < before).order_by(col(Segment.sequence).desc()).limit(1)
-    async with sessions.begin() as db:
-        last = await db.scalar(query)
-        if last is None:
-            return False
-        end = last.started_at + timedelta(milliseconds=last.duration_ms)
-        if at - end > longer_than:
-            db.add(_gap(recording, "disconnected", before, end, at))
+    last = await db.scalar(query)
+    if last is None:
+        return False
+    end = last.started_at + timedelta(milliseconds=last.duration_ms)
+    if at - end > longer_than:
+        db.add(_gap(recording, "disconnected", before, end, at))
     return True
 
 
@@ -210,11 +215,9 @@ def _gap(recording: UUID, kind: str, before: int, from_at: datetime, to_at: date
     return Gap(id=uuid7(), recording_id=recording, kind=kind, before_sequence=before, **times)
 
 
-async def done_soon(sessions: Sessions, recording: UUID, until: datetime, epoch: int | None) -> None:
-    """The source said that it is done: close it at `until`, unless something comes."""
-    ending = update(Recording).where(col(Recording.id) == recording, col(Recording.state) == "open")
-    if epoch is not None:
-        ending = ending.where(col(Recording.push_epoch) == epoch)
+async def done_soon(sessions: Sessions, pusher: Pusher, until: datetime) -> None:
+    """The source said that it is done: close what is open of it at `until`, unless something comes."""
+    ending = update(Recording).where(col(Recording.address_id) == pusher.address_id, col(Recording.state) == "open")
     async with sessions.begin() as db:
         await db.execute(ending.values(push_until=until))
 

@@ -62,13 +62,19 @@ async def segments(
     return SegmentList(items=page.rows, next_after=page.next_after)
 
 
-@router.get("/recordings/{recording}/timeline", responses={304: {"description": "as the caller knows it"}})
-async def timeline(recording: UUID, who: SignedIn, db: Db, request: Request, response: Response) -> Timeline:
+@router.get(
+    "/recordings/{recording}/timeline",
+    response_model=Timeline,
+    responses={304: {"description": "as the caller knows it"}},
+)
+async def timeline(
+    recording: UUID, who: SignedIn, db: Db, request: Request, response: Response
+) -> Timeline | Response:
     """Where there are pictures and where there are none, by the recorder's clock."""
     found = await timelines.find(db, who, recording)
     headers = {"etag": found.etag, "cache-control": "private, no-cache"}
     if found.etag in (one.strip() for one in request.headers.get("if-none-match", "").split(",")):
-        return Response(status_code=304, headers=headers)  # type: ignore[return-value]
+        return Response(status_code=304, headers=headers)
     response.headers.update(headers)
     return await timelines.of(db, found.recording)
 

@@ -56,6 +56,11 @@ class Means:
     def until(self) -> datetime:
         return datetime.now(UTC) + self.idle
 
+    async def done_soon(self, pusher: Pusher) -> None:
+        """The source said that it is done."""
+        soon = datetime.now(UTC) + min(self.idle, timedelta(seconds=limits.SOON_SECONDS))
+        await pushing.done_soon(self.sessions, pusher, soon)
+
 
 class Feed:
     """What one source pushes of one rendition, for as long as one body lasts.
@@ -69,7 +74,7 @@ class Feed:
         self._recording: Recording | None = None
         self._init: bytes | None = None
         self._epoch = 0
-        self._anew = False
+        self._anew = self._begun = False
         self._clock = Clock()
         self._sealing: asyncio.Task[None] | None = None
         self.watched = False
@@ -88,7 +93,7 @@ class Feed:
             self._init = cut.data
             await self._join(started_at)
             return
-        if self._recording is None or self._over(self._recording):
+        if self._recording is None or ends_by_the_hour(self._pusher, self._recording):
             await self._settled()
             await self._join(started_at)
         sequence = await self._sequence(started_at)
@@ -100,13 +105,14 @@ class Feed:
         piece = Piece(cut.data, "media", started_at, cut.duration_ms, monotonic_ms, begins_anew=anew)
         await self._settled()
         self._sealing = asyncio.create_task(self._seal(recording, sequence, piece))
+        self._begun = True
 
     async def finish(self, *, done: bool) -> None:
         """All that was taken is sealed. `done`: the source ended by itself, and did not just break off."""
         await self._settled()
-        if done and self.recording is not None:
-            soon = datetime.now(UTC) + timedelta(seconds=limits.SOON_SECONDS)
-            await pushing.done_soon(self._means.sessions, self.recording, soon, self._epoch)
+        # An init segment that comes as a body of its own ends nothing.
+        if done and self._begun:
+            await self._means.done_soon(self._pusher)
 
     async def give_up(self) -> None:
         """Let go of what is under way, whatever becomes of it."""
@@ -129,36 +135,9 @@ class Feed:
         raise PushSuperseded
 
     async def _join(self, started_at: datetime) -> None:
-        """The source's open recording, if what comes fits it, else a new one."""
-        means = self._means
-        sha256 = await digest(self._init) if self._init is not None else None
-        async with means.sessions() as db:
-            found = await pushing.open_of(db, self._pusher, self._rendition)
-        if found is not None and (found.init_sha256 != sha256 or self._over(found)):
-            await pushing.close(means.sessions, means.vault, found.id, _why(self._pusher, found))
-            found = None
-        if found is None:
-            until = means.until()
-            found = await pushing.begin(
-                means.sessions,
-                means.vault,
-                self._pusher,
-                self._rendition,
-                init_sha256=sha256,
-                started_at=started_at,
-                until=until,
-            )
-            if found.init_sha256 != sha256:
-                raise PushSuperseded
-        else:
-            await pushing.introduce(means.vault, found)
-        self._epoch = await pushing.begin_epoch(means.sessions, found.id, means.until())
-        if self._init is not None and sha256 is not None:
-            await seal_init(means, found, self._init, sha256)
-        self._recording, self._anew = found, True
-
-    def _over(self, recording: Recording) -> bool:
-        return ends_by_the_hour(self._pusher, recording)
+        self._recording = await place(self._means, self._pusher, self._rendition, self._init, started_at)
+        self._epoch = await pushing.begin_epoch(self._means.sessions, self._recording.id, self._means.until())
+        self._anew = True
 
     async def _seal(self, recording: UUID, sequence: int, piece: Piece) -> None:
         try:
@@ -180,14 +159,31 @@ def ends_by_the_hour(pusher: Pusher, recording: Recording) -> bool:
     return datetime.now(UTC) - recording.started_at > timedelta(seconds=limits.ENDLESS_SECONDS)
 
 
-def _why(pusher: Pusher, recording: Recording) -> wire.ServerReason:
-    return "endless" if ends_by_the_hour(pusher, recording) else "idle"
-
-
-async def seal_init(means: Means, recording: Recording, data: bytes, sha256: str) -> None:
-    """Always the same ask, so that it may be repeated by whoever joins."""
-    await means.holder.seal(recording.id, 0, Piece(data, "init", recording.started_at, 0, 0), sha256)
-    means.inits.keep(recording.id, data)
+async def place(means: Means, pusher: Pusher, rendition: str, init: bytes | None, started_at: datetime) -> Recording:
+    """The source's open recording, if what comes fits it, else a new one; its init is sealed. Raises PushSuperseded
+    where another connection has begun one that does not fit."""
+    sha256 = None if init is None else await digest(init)
+    async with means.sessions() as db:
+        found = await pushing.open_of(db, pusher, rendition)
+    if found is not None and ends_by_the_hour(pusher, found):
+        await pushing.close(means.sessions, means.vault, found.id, "endless")
+        found = None
+    elif found is not None and found.init_sha256 != sha256:
+        await pushing.close(means.sessions, means.vault, found.id, "idle")
+        found = None
+    if found is None:
+        until = means.until()
+        found = await pushing.begin(
+            means.sessions, pusher, rendition, init_sha256=sha256, started_at=started_at, until=until
+        )
+    if found.init_sha256 != sha256:
+        raise PushSuperseded
+    await pushing.introduce(means.vault, found)
+    if init is not None:
+        # Always the same ask, so that it may be repeated by whoever joins.
+        await means.holder.seal(found.id, 0, Piece(init, "init", found.started_at, 0, 0), sha256)
+        means.inits.keep(found.id, init)
+    return found
 
 
 async def take_whole(means: Means, pusher: Pusher, rendition: str, name: str, data: bytes, *, ts: bool) -> UUID:
@@ -195,51 +191,33 @@ async def take_whole(means: Means, pusher: Pusher, rendition: str, name: str, da
     AddressInvalid, VaultUnavailable."""
     sha256 = await digest(data)
     for _ in range(3):
-        recording = await _place_of(means, pusher, rendition, ts=ts)
+        recording = await _place_whole(means, pusher, rendition, ts=ts)
         init = None if ts else await _init_of(means, recording)
         duration_ms = await asyncio.to_thread(_milliseconds, data, init)
         started_at = datetime.now(UTC) - timedelta(milliseconds=duration_ms)
-        place = await pushing.named(means.sessions, pusher, recording.id, means.until(), name, sha256, started_at)
-        if place is None:
+        named = await pushing.named(means.sessions, pusher, recording.id, means.until(), name, sha256, started_at)
+        if named is None:
             continue
-        pause = pushing.RECONNECTED if place.first else pushing.GOING_ON
-        follows = await pushing.note_pause(
-            means.sessions, recording.id, place.sequence, place.started_at, longer_than=pause
-        )
-        piece = Piece(data, "media", place.started_at, duration_ms, 0, begins_anew=place.first and follows)
-        await means.holder.seal(recording.id, place.sequence, piece, sha256)
-        if place.taken:
+        piece = Piece(data, "media", named.started_at, duration_ms, 0, begins_anew=named.begins_anew)
+        await means.holder.seal(recording.id, named.sequence, piece, sha256)
+        if named.taken:
             raise NameTaken
         return recording.id
     raise PushSuperseded
 
 
-async def _place_of(means: Means, pusher: Pusher, rendition: str, *, ts: bool) -> Recording:
+async def _place_whole(means: Means, pusher: Pusher, rendition: str, *, ts: bool) -> Recording:
     """The recording that a segment belongs to. One that needs an init begins with that of the source's last
     recording, since encoders send it once."""
     async with means.sessions() as db:
         found = await pushing.open_of(db, pusher, rendition)
-        last = None if ts else found or await pushing.last_of(db, pusher, rendition)
-    if found is not None and (found.init_sha256 is None) == ts and not ends_by_the_hour(pusher, found):
-        return found
-    if not ts and (last is None or last.init_sha256 is None):
+        if found is not None and (found.init_sha256 is None) == ts and not ends_by_the_hour(pusher, found):
+            return found
+        last = None if ts else await pushing.last_of(db, pusher, rendition)
+    if last is None and not ts:
         raise NoInit
     init = None if last is None else await _init_of(means, last)
-    if found is not None:
-        await pushing.close(means.sessions, means.vault, found.id, _why(pusher, found))
-    sha256 = None if init is None else await digest(init)
-    made = await pushing.begin(
-        means.sessions,
-        means.vault,
-        pusher,
-        rendition,
-        init_sha256=sha256,
-        started_at=datetime.now(UTC),
-        until=means.until(),
-    )
-    if init is not None and sha256 is not None:
-        await seal_init(means, made, init, sha256)
-    return made
+    return await place(means, pusher, rendition, init, datetime.now(UTC))
 
 
 async def _init_of(means: Means, recording: Recording) -> bytes:
@@ -260,15 +238,15 @@ def _milliseconds(data: bytes, init: bytes | None) -> int:
     try:
         if init is None:
             ts = TsCutter(target_seconds=_NEVER, longest_seconds=_NEVER)
-            cuts = ts.feed(data) + ts.finish()
+            cuts = [*ts.feed(data), *ts.finish()]
         else:
             mp4 = Cutter(
                 target_seconds=_NEVER,
                 longest_seconds=_NEVER,
                 patient=True,
             )
-            mp4.feed(init)
-            cuts = mp4.feed(data) + mp4.finish()
+            list(mp4.feed(init))
+            cuts = [*mp4.feed(data), *mp4.finish()]
     except CutError as error:
         raise MediaBroken(str(error)) from error
     if not cuts:

@@ -1,9 +1,9 @@
 """The push door, for encoders and gateways: one long body of fragmented MP4 or MPEG-TS, or HLS segments by name.
 
 What came is told by its bytes; a name only tells a segment that comes whole (its number) from a stream. A playlist is
-no commit: it is taken and forgotten. DELETE is answered and does nothing, since nothing sealed can be removed, and
-other bytes under a name that is taken are kept beside the first and answered with 409 (DASH-IF Live Media Ingest
-demands overwriting; evidence forbids it).
+no commit: it is taken and forgotten, but for its saying that the source is done. DELETE is answered and does nothing,
+since nothing sealed can be removed, and other bytes under a name that is taken are kept beside the first and answered
+with 409 (DASH-IF Live Media Ingest demands overwriting; evidence forbids it).
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ Name = Annotated[str, Path(max_length=limits.NAME_CHARACTERS)]
 _NUMBERED = re.compile(r"\d\.(ts|m4s|mp4|m4v|m4a|cmfv|cmfa)$", re.IGNORECASE)
 _RENDITION = re.compile(r"(?:^|/)(?:init|chunk)-(stream\w{1,32}?)[-.]")
 _FRAGMENT_BOXES = {b"styp", b"moof", b"sidx", b"emsg", b"prft", b"mdat"}
+_ENDED = re.compile(rb"^#EXT-X-ENDLIST|<MPD[^>]* type=\"static\"", re.MULTILINE)
 _SNIFFED = PACKET + 1
 
 
@@ -128,7 +129,8 @@ async def _take(means: Means, pusher: Pusher, name: str, body: Body, request: Re
     if kind is None:
         return None
     if kind == "playlist":
-        await _forget(head, rest)
+        if _ENDED.search(await _playlist(head, rest)):
+            await means.done_soon(pusher)
         return None
     target = float(request.app.state.settings.segment_seconds)
     if kind == "fragment" or (kind == "ts" and _NUMBERED.search(name)):
@@ -219,12 +221,13 @@ def _kind(head: bytes) -> str | None:
     raise MediaUnknown
 
 
-async def _forget(head: bytes, rest: AsyncIterator[bytes]) -> None:
-    size = len(head)
+async def _playlist(head: bytes, rest: AsyncIterator[bytes]) -> bytes:
+    text = bytearray(head)
     async for chunk in rest:
-        size += len(chunk)
-        if size > limits.PLAYLIST_BYTES:
+        text += chunk
+        if len(text) > limits.PLAYLIST_BYTES:
             raise PushTooLarge
+    return bytes(text)
 
 
 async def _whole(
