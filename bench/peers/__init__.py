@@ -20,11 +20,8 @@ TESSERA = Path(__file__).with_name("tessera")
 
 def _is_minio_client(program: Path) -> bool:
     """Elsewhere `mc` is a file manager."""
-    try:
-        said = subprocess.run([str(program), "--version"], capture_output=True, text=True, timeout=30, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return said.stdout.startswith("mc version") and "MinIO" in said.stdout
+    said = golang.answer_of(program, "--version")
+    return said is not None and said.stdout.startswith("mc version") and "MinIO" in said.stdout
 
 
 MC = Program(
@@ -40,11 +37,8 @@ MC = Program(
 
 
 def _is_tusd(program: Path) -> bool:
-    try:
-        said = subprocess.run([str(program), "-version"], capture_output=True, text=True, timeout=30, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return "Version" in said.stdout
+    said = golang.answer_of(program, "-version")
+    return said is not None and "Version" in said.stdout
 
 
 TUSD = Program(

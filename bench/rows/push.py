@@ -1,6 +1,5 @@
 """The push door in bulk, beside tusd writing the same bytes to the same MinIO."""
 
-import contextlib
 import os
 import subprocess
 import tempfile
@@ -17,7 +16,8 @@ from bench.frame import Unavailable, row
 from bench.peers import tusd
 from bench.rows import direct
 from bench.rows.direct import BARE, bucket
-from bench.system import MIB, bulk_bytes, held, minio_system, require_room
+from bench.system import MIB, bulk_bytes, held, minio_system, require_room, say
+from deploy.local.processes import LocalError, Supervised
 from services.terminal.capture import find_ffmpeg
 from tests.flows.pushing import Source
 from tests.system import free_ports
@@ -76,23 +76,18 @@ def _tusd() -> str:
     store = system.stack.minio
     assert store
     held.enter_context(bucket(BARE, lock=False))
-    port = free_ports(1)
+    url = f"http://127.0.0.1:{(port := free_ports(1))}"
     argv = [str(tusd()), "-host", "127.0.0.1", "-port", str(port), "-base-path", "/files/", "-disable-cors"]
     argv += ["-s3-bucket", BARE, "-s3-endpoint", f"http://{store.endpoint}"]
     keys = {"AWS_ACCESS_KEY_ID": store.access_key, "AWS_SECRET_ACCESS_KEY": store.secret_key}
     env = {"PATH": os.defpath, "AWS_REGION": "us-east-1", **keys}
-    log = (system.folder / "tusd.log").open("wb")
-    process = subprocess.Popen(argv, env=env, stdout=log, stderr=log)
-    held.callback(log.close)
-    held.callback(process.wait)
-    held.callback(process.kill)
-    url, until = f"http://127.0.0.1:{port}/files/", time.monotonic() + 20
-    while time.monotonic() < until:
-        with contextlib.suppress(httpx.HTTPError):
-            if httpx.options(url, trust_env=False).status_code == 200:
-                return url
-        time.sleep(0.1)
-    raise Unavailable("tusd 没有启动")
+    program = Supervised("tusd", argv, env, system.folder / "tusd.log", f"{url}/metrics", report=say)
+    held.callback(program.stop)
+    try:
+        program.start()
+    except LocalError as error:
+        raise Unavailable(str(error)) from error
+    return f"{url}/files/"
 
 
 def with_tusd() -> float:

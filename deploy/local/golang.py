@@ -45,6 +45,14 @@ class Program:
         return self.package.rpartition("/")[2]
 
 
+def answer_of(program: Path, *arguments: str) -> "subprocess.CompletedProcess[str] | None":
+    """What a program answers within half a minute; None where it does not run here."""
+    try:
+        return subprocess.run([str(program), *arguments], capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+
+
 def cache_folder() -> Path:
     """Where built and downloaded programs are kept: `$QUANCHENG_CACHE`, else below the user's cache."""
     chosen = os.environ.get("QUANCHENG_CACHE")

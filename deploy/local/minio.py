@@ -10,7 +10,6 @@ ships programs of it any more, so it is built from the Go module (`golang.py`).
 
 import os
 import secrets
-import subprocess
 from pathlib import Path
 
 from deploy.local import golang
@@ -20,11 +19,8 @@ from deploy.local.processes import Report, Supervised, make_folder, read_secrets
 
 def works(program: Path) -> bool:
     """Whether `program` runs here and says that it is MinIO."""
-    try:
-        said = subprocess.run([str(program), "--version"], capture_output=True, text=True, timeout=30, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return said.returncode == 0 and said.stdout.startswith("minio version")
+    said = golang.answer_of(program, "--version")
+    return said is not None and said.returncode == 0 and said.stdout.startswith("minio version")
 
 
 MINIO = Program(

@@ -1,6 +1,5 @@
 """Independent implementations that tests and benchmarks set ours against."""
 
-import subprocess
 from pathlib import Path
 
 from deploy.local import golang
@@ -12,11 +11,8 @@ READER_NEEDS_GO = (1, 26)
 
 
 def _is_litewitness(program: Path) -> bool:
-    try:
-        said = subprocess.run([str(program), "-h"], capture_output=True, text=True, timeout=30, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return "-ssh-agent" in said.stderr + said.stdout
+    said = golang.answer_of(program, "-h")
+    return said is not None and "-ssh-agent" in said.stderr + said.stdout
 
 
 LITEWITNESS = Program(
@@ -33,11 +29,8 @@ LITEWITNESS = Program(
 
 
 def _is_caddy(program: Path) -> bool:
-    try:
-        said = subprocess.run([str(program), "version"], capture_output=True, text=True, timeout=30, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return said.returncode == 0
+    said = golang.answer_of(program, "version")
+    return said is not None and said.returncode == 0
 
 
 CADDY = Program(

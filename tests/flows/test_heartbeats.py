@@ -4,45 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import httpx
 import pytest
 
 from tests.flows.evidence import assert_nothing_lost, eventually
-from tests.flows.link import Link
+from tests.flows.heard import Rig, linked, look
 from tests.flows.live import SECOND_BY_SECOND, LiveTerminal
-from tests.system import System, free_ports, running
 
 WITHIN = 10.0
 
 
-@dataclass(frozen=True)
-class Rig:
-    system: System
-    api: Link
-    store: Link
-
-
 @pytest.fixture(scope="module")
 def rig() -> Iterator[Rig]:
-    port = free_ports()
-    with Link(port) as api, Link(port + 1) as store:
-        settings = {"QUANCHENG_VAULT_LOCAL_PUBLIC_URL": store.url}
-        with running(None, port=port, settings=settings) as system:
-            yield Rig(system, api, store)
+    with linked() as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
 def li(rig: Rig) -> Iterator[httpx.Client]:
     with rig.system.sign_in("li") as client:
         yield client
-
-
-def look(li: httpx.Client, recording: str) -> dict[str, Any]:
-    row: dict[str, Any] = li.get(f"/v1/recordings/{recording}").json()["row"]
-    return row
 
 
 def seen(li: httpx.Client, recording: str, presence: str, within: float) -> dict[str, Any]:

@@ -39,6 +39,10 @@ def segment(rig: Rig, scene: Scene) -> list[Path]:
     return [root(rig) / f"evidence/recordings/{scene.recording.id}/{1:010d}-{scene.second.sha256}"]
 
 
+def folder(rig: Rig, scene: Scene) -> list[Path]:
+    return [root(rig) / f"evidence/recordings/{scene.recording.id}"]
+
+
 def manifest(rig: Rig, scene: Scene) -> list[Path]:
     return [root(rig) / f"evidence/recordings/{scene.recording.id}/manifest-0000"]
 
@@ -70,6 +74,7 @@ STEPS: dict[str, tuple[Call, Callable[[Rig, Scene], list[Path]], Callable[[Scene
     "sealing 3": ("link", segment, Scene.put),
     "sealing 4": ("open", segment, Scene.commit),
     "sweeping 2": ("open", segment, Scene.sweep),
+    "closing 2": ("open", folder, Scene.close_alone),
     "closing 5": ("link", manifest, Scene.close),
     "publish 1": ("link", statements, Scene.close),
     "publish 2": ("link", tile, Scene.close),

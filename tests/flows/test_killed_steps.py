@@ -45,6 +45,7 @@ def on_folder(authority: Authority) -> Iterator[Rig]:
 REQUESTS: dict[str, tuple[str, str, Callable[[Scene], None]]] = {
     "sealing 4": ("HEAD", "/recordings/.*/0000000001-", Scene.commit),
     "sweeping 2": ("HEAD", "/recordings/.*/0000000001-", Scene.sweep),
+    "closing 2": ("GET", "prefix=recordings", Scene.close_alone),
     "closing 5": ("PUT", "/recordings/.*/manifest-", Scene.close),
     "publish 1": ("PUT", "/log/statements/|/statements/", Scene.close),
     "publish 2": ("PUT", "-log/tile/", Scene.close),

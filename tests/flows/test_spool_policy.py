@@ -12,10 +12,8 @@ import httpx
 import pytest
 
 from tests.flows.evidence import Bundle, assert_nothing_lost, assert_plays, eventually
-from tests.flows.link import Link
+from tests.flows.heard import Rig, linked, look
 from tests.flows.live import SECOND_BY_SECOND, LiveTerminal, asks_of
-from tests.flows.test_heartbeats import Rig, look
-from tests.system import free_ports, running
 
 WITHIN = 10.0
 SMALL = ("--spool-mb", "1.5")
@@ -23,11 +21,8 @@ SMALL = ("--spool-mb", "1.5")
 
 @pytest.fixture(scope="module")
 def rig() -> Iterator[Rig]:
-    port = free_ports()
-    with Link(port) as api, Link(port + 1) as store:
-        settings = {"QUANCHENG_VAULT_LOCAL_PUBLIC_URL": store.url}
-        with running(None, port=port, settings=settings) as system:
-            yield Rig(system, api, store)
+    with linked() as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

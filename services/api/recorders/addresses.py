@@ -15,7 +15,6 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import aliased
 from sqlmodel import col
 from uuid_utils.compat import uuid7
 
@@ -23,10 +22,10 @@ from services.api.database import Sessions
 from services.api.errors import AddressInvalid, NoSuchAddress, NoSuchRecorder, TooManyAddresses
 from services.api.identity.principal import Principal
 from services.api.recorders.models import PushAddress, Recorder
+from services.api.recorders.newest import newest_of
 
 MAX_VALID = 50
 """Addresses of one source that are valid at the same time."""
-_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -79,18 +78,9 @@ async def revoke(db: AsyncSession, who: Principal, recorder: UUID, address: UUID
     return kept
 
 
-async def newest_of(db: AsyncSession, recorders: Sequence[UUID]) -> dict[UUID, list[PushAddress]]:
-    """The newest addresses of each of these sources, at most twenty."""
-    place = func.row_number().over(
-        partition_by=col(PushAddress.recorder_id), order_by=col(PushAddress.made_at).desc()
-    )
-    ranked = select(PushAddress, place.label("place")).where(col(PushAddress.recorder_id).in_(recorders)).subquery()
-    addresses = aliased(PushAddress, ranked)
-    query = select(addresses).where(ranked.c.place <= _SHOWN).order_by(ranked.c.place)
-    found: dict[UUID, list[PushAddress]] = {}
-    for row in await db.scalars(query):
-        found.setdefault(row.recorder_id, []).append(row)
-    return found
+async def newest(db: AsyncSession, recorders: Sequence[UUID]) -> dict[UUID, list[PushAddress]]:
+    """The newest addresses of each of these sources."""
+    return await newest_of(db, PushAddress, col(PushAddress.made_at), recorders)
 
 
 async def pusher(sessions: Sessions, token: str) -> Pusher:

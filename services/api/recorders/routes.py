@@ -40,7 +40,7 @@ async def recorders(
     who.require("manage-recorders")
     found = await service.recorders(db, who, before=before, limit=limit)
     keys = await service.keys_of(db, [row.id for row in found])
-    pushes = await addresses.newest_of(db, [row.id for row in found])
+    pushes = await addresses.newest(db, [row.id for row in found])
     heard = await service.heartbeats_of(db, [row.id for row in found])
     items = []
     for row in found:

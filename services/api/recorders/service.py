@@ -17,10 +17,9 @@ from uuid import UUID
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from sqlalchemy import func, select, update
+from sqlalchemy import select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import aliased
 from sqlmodel import col
 from uuid_utils.compat import uuid7
 
@@ -29,12 +28,12 @@ from services.api.errors import CodeInvalid, KeyRevoked, NoSuchRecorder, ProofIn
 from services.api.identity.models import Person
 from services.api.identity.principal import Principal
 from services.api.recorders.models import EnrolmentCode, Heartbeat, Recorder, RecorderKey
+from services.api.recorders.newest import newest_of
 from services.api.recorders.schemas import Enrolled, Enrolment, HeartbeatView, KeyView
 from services.vault.contract import wire
 from services.vault.contract.client import VaultClient
 from services.vault.contract.verify import key_id
 
-_KEYS_SHOWN = 20
 MAX_LIMIT = 200
 CODE_LIFETIME = timedelta(hours=24)
 PROOF_PREFIX = b"quancheng-enrolment-v1\n"
@@ -80,16 +79,8 @@ async def officers(db: AsyncSession, who: Principal) -> list[Person]:
 
 async def keys_of(db: AsyncSession, recorders: Sequence[UUID]) -> dict[UUID, list[KeyView]]:
     """The newest keys of each of these recorders."""
-    newest = func.row_number().over(
-        partition_by=col(RecorderKey.recorder_id), order_by=col(RecorderKey.enrolled_at).desc()
-    )
-    ranked = select(RecorderKey, newest.label("place")).where(col(RecorderKey.recorder_id).in_(recorders)).subquery()
-    keys = aliased(RecorderKey, ranked)
-    query = select(keys).where(ranked.c.place <= _KEYS_SHOWN).order_by(ranked.c.place)
-    found: dict[UUID, list[KeyView]] = {}
-    for row in await db.scalars(query):
-        found.setdefault(row.recorder_id, []).append(KeyView.model_validate(row, from_attributes=True))
-    return found
+    found = await newest_of(db, RecorderKey, col(RecorderKey.enrolled_at), recorders)
+    return {of: [KeyView.model_validate(row, from_attributes=True) for row in rows] for of, rows in found.items()}
 
 
 async def heartbeats_of(db: AsyncSession, recorders: Sequence[UUID]) -> dict[UUID, HeartbeatView]:
