@@ -37,6 +37,7 @@ from pgqueuer.domain import models
 from pgqueuer.domain.errors import RetryRequested
 from pgqueuer.domain.settings import DBSettings
 from pgqueuer.executors import AbstractEntrypointExecutor, EntrypointExecutorParameters
+from pgqueuer.ports.driver import NotifyCallback
 from pgqueuer.types import Channel
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -189,7 +190,7 @@ class Jobs:
 
     def _queuer(self, pool: asyncpg.Pool) -> PgQueuer:
         named = names(self._schema)
-        driver = AsyncpgPoolDriver(pool)
+        driver = ListeningDriver(pool)
         queries = Queries(
             driver, qb.QueryBuilderEnvironment(named), qb.QueryQueueBuilder(named), qb.QuerySchedulerBuilder(named)
         )
@@ -260,6 +261,23 @@ class Jobs:
             except Exception:
                 _log.warning("%s waits for the database", kind)
                 await asyncio.sleep(_AGAIN_SECONDS)
+
+
+class ListeningDriver(AsyncpgPoolDriver):
+    """It says nothing before it listens: where both connections were made at the same time, the worker's first probe
+    of itself went unheard, and it gave up ten seconds later."""
+
+    def __init__(self, pool: asyncpg.Pool):
+        super().__init__(pool)
+        self._listens = asyncio.Event()
+
+    async def add_listener(self, channel: str, callback: NotifyCallback) -> None:
+        await super().add_listener(channel, callback)
+        self._listens.set()
+
+    async def notify(self, channel: str, payload: str) -> None:
+        await self._listens.wait()
+        await super().notify(channel, payload)
 
 
 class _Executor(AbstractEntrypointExecutor):

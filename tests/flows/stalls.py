@@ -23,12 +23,15 @@ _ALIKE = {
 class Stall:
     _eyes: subprocess.Popen[str]
     _told: Path
+    _once_done: bool
 
     def waits(self) -> bool:
+        if self._once_done:
+            return self.done()
         return re.search(r"^\d+ +\w+\(", self._told.read_text(), re.MULTILINE) is not None
 
     def done(self) -> bool:
-        """Whether the call took place, of a process that was killed in it."""
+        """Whether the call took place."""
         return re.search(r"= \d+ \(DELAYED\)", self._told.read_text()) is not None
 
     def let_go(self) -> None:
@@ -45,7 +48,7 @@ def stalled(strace: Path, pid: int, call: Call, files: Iterable[Path], told: Pat
     argv = [str(strace), "-f", "-e", f"trace={_ALIKE[call]}", "-e", when, *named, "-o", str(told), "-p", str(pid)]
     with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) as eyes:
         assert eyes.stderr
-        stall = Stall(eyes, told)
+        stall = Stall(eyes, told, done)
         try:
             while "attached" not in (said := eyes.stderr.readline()):
                 assert said, "strace came to its end"

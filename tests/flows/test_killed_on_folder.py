@@ -95,8 +95,8 @@ def test_killed_in_the_midst_of_a_call(rig: Rig, strace: Path, tmp_path: Path, s
         killed_when(rig, stall.waits, stall.let_go),
     ):
         begin(pool, act, scene)
-    assert stall.done() is done
     rig.vault.start()
+    assert stall.done() is done
     scene.assert_nothing_is_lost_or_left(act)
     eventually(lambda: not list((root(rig) / "incoming").iterdir()), "nothing nameless is left", SOON)
     assert_statements_are_whole(rig)

@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from deploy.local.processes import ROOT
 from services import jobs
-from services.jobs import Jobs
+from services.jobs import Jobs, ListeningDriver
 from services.vault import database
 from services.vault.contract.client import VaultRefused
 from tests.rooms.vaults import vault_settings
@@ -398,3 +398,15 @@ async def test_what_waits_stands_for_what_is_entered_without_a_call_to_the_worke
         await listening.close()
         async with engine.begin() as db:
             await db.execute(text("DELETE FROM vault.pgqueuer WHERE entrypoint = :kind"), {"kind": kind})
+
+
+async def test_the_queues_probe_of_itself_is_heard_however_late_it_listens(dsn: str, kind: str) -> None:
+    heard: list[str | bytes | bytearray] = []
+    async with asyncpg.create_pool(dsn.replace("+asyncpg", ""), min_size=1, max_size=3) as pool:
+        driver = ListeningDriver(pool)
+        async with driver:
+            probe = asyncio.create_task(driver.notify(kind, "probe"))
+            await asyncio.sleep(0.3)
+            await driver.add_listener(kind, heard.append)
+            await probe
+            await until(lambda: heard == ["probe"])
