@@ -24,10 +24,12 @@ from services.api.identity import routes as identity
 from services.api.jobs import routes as job_routes
 from services.api.recorders import revocation
 from services.api.recorders import routes as recorders
-from services.api.recordings import manifests, pushing
+from services.api.recordings import manifests, pushing, uploading, wholes
 from services.api.recordings import routes as recordings
-from services.api.recordings.doors import direct, heartbeat, push
+from services.api.recordings.doors import direct, heartbeat, limits, push, resumable
 from services.api.recordings.doors.feeding import Inits, Means
+from services.api.recordings.gathering import Means as UploadMeans
+from services.api.recordings.gathering import Tails
 from services.api.recordings.holding import Holder
 from services.api.recordings.reading import Reader
 from services.api.settings import Settings
@@ -55,11 +57,7 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         engine = app.state.engine = database.connect(settings)
         app.state.sessions = database.sessions_of(engine)
-        limits = httpx.Limits(max_connections=64, max_keepalive_connections=16)
-        async with (
-            VaultClient(settings.vault_url, key) as vault,
-            httpx.AsyncClient(timeout=httpx.Timeout(20, connect=3), limits=limits, trust_env=False) as store,
-        ):
+        async with VaultClient(settings.vault_url, key) as vault, _store_client() as store:
             app.state.vault, app.state.reader = vault, Reader(vault, store)
             app.state.push_means = Means(
                 app.state.sessions,
@@ -70,9 +68,11 @@ def create_app(settings: Settings) -> FastAPI:
                 timedelta(seconds=settings.push_idle_seconds),
             )
             app.state.push_bodies = push.Bodies(settings.push_bodies)
+            app.state.upload_means = _upload_means(settings, engine, vault, store)
+            app.state.upload_bodies = push.Bodies(settings.upload_bodies)
             loops = [asyncio.create_task(_learn_lock(app, vault))]
             if settings.work:
-                loops.append(asyncio.create_task(jobs_of(settings, engine, vault).work()))
+                loops.append(asyncio.create_task(jobs_of(settings, engine, vault, store).work()))
             try:
                 yield
             finally:
@@ -94,7 +94,7 @@ def create_app(settings: Settings) -> FastAPI:
     problems.install(app)
     for kind, handler in list(app.exception_handlers.items()):
         app.add_exception_handler(kind, _for_people(handler))
-    doors = (direct.router, heartbeat.router, push.router)
+    doors = (direct.router, heartbeat.router, push.router, resumable.router)
     rooms = (identity.router, job_routes.router, recorders.router, *doors, recordings.router)
     for routes in (*rooms, console.router, sources.router):
         app.include_router(routes)
@@ -103,7 +103,7 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-def jobs_of(settings: Settings, engine: AsyncEngine, vault: VaultClient) -> Jobs:
+def jobs_of(settings: Settings, engine: AsyncEngine, vault: VaultClient, store: httpx.AsyncClient) -> Jobs:
     """The api's queue, with what does each kind of job and what recurs."""
     sessions = database.sessions_of(engine)
     queue = jobs.queue(settings.dsn.get_secret_value(), engine)
@@ -114,14 +114,38 @@ def jobs_of(settings: Settings, engine: AsyncEngine, vault: VaultClient) -> Jobs
     after = timedelta(seconds=settings.lost_after_seconds)
     queue.every("close-lost", settings.lost_every_seconds, lambda: manifests.close_lost(sessions, vault, after=after))
     queue.every("close-idle", pushing.CLOSE_SECONDS, lambda: pushing.close_idle(sessions, vault))
+    uploads = _upload_means(settings, engine, vault, store)
+    queue.handle(uploading.CLOSE, lambda upload: wholes.close(uploads, upload))
+    queue.handle(uploading.JOIN, lambda upload: wholes.join(uploads, upload))
+    queue.every("expire-uploads", uploading.EXPIRE_SECONDS, lambda: uploading.expire(sessions))
     return queue
+
+
+def _store_client() -> httpx.AsyncClient:
+    bounds = httpx.Limits(max_connections=64, max_keepalive_connections=16)
+    return httpx.AsyncClient(timeout=httpx.Timeout(20, connect=3), limits=bounds, trust_env=False)
+
+
+def _upload_means(
+    settings: Settings, engine: AsyncEngine, vault: VaultClient, store: httpx.AsyncClient
+) -> UploadMeans:
+    sessions = database.sessions_of(engine)
+    return UploadMeans(
+        sessions,
+        vault,
+        Holder(sessions, vault, store),
+        Reader(vault, store),
+        Tails(vault, store),
+        timedelta(seconds=settings.upload_idle_seconds),
+        limits.UPLOAD_BYTES,
+    )
 
 
 async def work(settings: Settings, until: asyncio.Event) -> None:
     """Do the jobs, for apis that serve with QUANCHENG_API_WORK=false. Running jobs are given back at the end."""
     engine = database.connect(settings)
-    async with VaultClient(settings.vault_url, _service_key(settings.service_key)) as vault:
-        working = asyncio.create_task(jobs_of(settings, engine, vault).work())
+    async with VaultClient(settings.vault_url, _service_key(settings.service_key)) as vault, _store_client() as store:
+        working = asyncio.create_task(jobs_of(settings, engine, vault, store).work())
         await until.wait()
         working.cancel()
         await asyncio.gather(working, return_exceptions=True)
@@ -168,8 +192,8 @@ def _refuse(scope: http.Scope, status: int) -> Response:
     return console.problem_page(request, problem) if console.speaks_to(request) else problem
 
 
-def _limit_of(_method: str, path: str) -> int | None:
-    if path.startswith("/v1/push/"):
+def _limit_of(method: str, path: str) -> int | None:
+    if path.startswith("/v1/push/") or (path.startswith("/v1/uploads/") and method in ("POST", "PATCH")):
         return None
     if path.endswith("/close"):
         return wire.MAX_CLOSING_BYTES * 2

@@ -105,6 +105,70 @@ class VaultUnavailable(ApiError):
     """The vault did not answer: what was asked has no effect until it does."""
 
 
+class NotPlayable(ApiError):
+    """An uploaded file is sealed as it came, and is not played."""
+
+
+class UploadUnsaid(ApiError):
+    """The request lacks a header that it needs, or has one that says nothing."""
+
+
+class UploadProtocol(ApiError):
+    """Neither tus 1.0.0 nor a known version of IETF resumable uploads, or another than the upload began with."""
+
+
+class NoSuchUpload(ApiError):
+    """The address has no such upload."""
+
+
+class UploadGone(ApiError):
+    """The upload was given up, has expired, or lost its tail; what was sealed of it stays."""
+
+
+class UploadElsewhere(ApiError):
+    """The offset is not where the upload stands: `offset` is."""
+
+
+class UploadSuperseded(ApiError):
+    """Another request has come for this upload since."""
+
+
+class UploadTooLarge(ApiError):
+    """Longer than was said, or than any upload may be."""
+
+
+class UploadLengthDiffers(ApiError):
+    """The length was given before, or is less than what came."""
+
+
+class UploadComplete(ApiError):
+    """All of it has come: nothing can be added."""
+
+
+class UploadOfParts(ApiError):
+    """What is put together of other uploads takes no bytes of its own."""
+
+
+class PartsUnfit(ApiError):
+    """Not partial uploads of this address, or not all complete."""
+
+
+class ChecksumDiffers(ApiError):
+    """The bytes do not have the checksum that came with them; they were not taken."""
+
+
+class ChecksumTooLarge(ApiError):
+    """More bytes in one request than can be checked before they are taken."""
+
+
+class UploadTypeUnknown(ApiError):
+    """The content type is not that of a piece of an upload."""
+
+
+class TooManyUploads(ApiError):
+    """The address has as many unfinished uploads as it may."""
+
+
 class MediaUnknown(ApiError):
     """What was pushed is neither fragmented MP4 nor MPEG-TS nor a playlist."""
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
 
 PUSH = "/v1/push/"
+INFORM = "quancheng.inform"
+"""The extension of a request's scope that sends an interim response."""
 _QUEUED = 8
 _QUEUED_BYTES = MAX_SEGMENT_BYTES + 1024 * 1024
 """How much is read ahead of a connection at most."""
@@ -24,6 +26,13 @@ _QUEUED_BYTES = MAX_SEGMENT_BYTES + 1024 * 1024
 
 class _Cycle(RequestResponseCycle):
     _ended = False
+
+    def inform(self, status: int, phrase: str, headers: dict[str, str]) -> None:
+        """An interim response, for who speaks HTTP/1.1 and has not been answered yet."""
+        if self.response_started or self.transport.is_closing() or self.scope["http_version"] != "1.1":
+            return
+        lines = [f"HTTP/1.1 {status} {phrase}", *(f"{name}: {value}" for name, value in headers.items())]
+        self.transport.write(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
 
     async def receive(self) -> ASGIReceiveEvent:
         message = await super().receive()
@@ -56,6 +65,8 @@ class Protocol(HttpToolsProtocol):
         super().on_headers_complete()
         if type(self.cycle) is RequestResponseCycle:
             self.cycle.__class__ = _Cycle
+        if isinstance(self.cycle, _Cycle):
+            self.cycle.scope["extensions"] = {INFORM: {"send": self.cycle.inform}}
         self._read_on()
 
     def on_body(self, body: bytes) -> None:

@@ -35,6 +35,12 @@ class Settings(BaseSettings):
     """How many push bodies this process takes at once."""
     push_mbit_per_second: Annotated[float, Field(gt=0)] = 100
     """Faster than this a push body is made to wait."""
+    upload_idle_seconds: Annotated[float, Field(gt=0, le=7 * 24 * 3600)] = 7 * 24 * 3600
+    """How long an upload waits for its next byte before it expires."""
+    upload_bodies: Annotated[int, Field(ge=1)] = 32
+    """How many upload bodies this process takes at once, each with up to 32 MiB of memory."""
+    upload_mbit_per_second: Annotated[float, Field(gt=0)] = 1000
+    """Faster than this an upload body is made to wait."""
     lost_after_seconds: Annotated[float, Field(gt=0)] = 24 * 3600
     """How long a terminal must have been silent before the server closes its recording."""
     lost_every_seconds: Annotated[float, Field(gt=0)] = 60

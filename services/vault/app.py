@@ -19,7 +19,8 @@ from services.vault.routes import API_VERBS, Caller, private, public
 from services.vault.service import Vault
 from services.vault.settings import Settings
 from services.vault.stores.local import LocalStore
-from services.vault.stores.tickets import MOUNT
+from services.vault.stores.staging import FolderStaging
+from services.vault.stores.tickets import MOUNT, STAGING_MOUNT
 
 _log = logging.getLogger("quancheng.vault")
 
@@ -32,7 +33,7 @@ def create_app(settings: Settings) -> FastAPI:
         if settings.work:
             vault.work()
         if isinstance(vault.store, LocalStore):
-            app.state.local = vault.store
+            app.state.local = {MOUNT: vault.store, STAGING_MOUNT: vault.staging}
         try:
             yield
         finally:
@@ -47,24 +48,25 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(public)
     app.add_api_route("/healthz", _healthy, methods=["GET"], include_in_schema=False)
     if settings.store == "local":
-        app.mount(MOUNT, _LocalDoor(app), name="store")
+        for mount in (MOUNT, STAGING_MOUNT):
+            app.mount(mount, _LocalDoor(app, mount), name=mount[1:])
     app.add_middleware(http.BodyLimit, limit_of=_limit_of)
     return app
 
 
 class _LocalDoor:
-    """The local folder's ticket address; the store is there once the vault has started."""
+    """A local folder's ticket address; the folder is there once the vault has started."""
 
-    def __init__(self, app: FastAPI):
-        self._app = app
+    def __init__(self, app: FastAPI, mount: str):
+        self._app, self._mount = app, mount
 
     async def __call__(self, scope: http.Scope, receive: http.Receive, send: http.Send) -> None:
-        store: LocalStore = self._app.state.local
-        await store(scope, receive, send)
+        folder: LocalStore | FolderStaging = self._app.state.local[self._mount]
+        await folder(scope, receive, send)
 
 
 def _limit_of(_method: str, path: str) -> int | None:
-    if path.startswith(MOUNT + "/"):
+    if path.startswith((MOUNT + "/", STAGING_MOUNT + "/")):
         return None  # the ticket says how long the body is, and the store holds it to that
     return wire.MAX_CLOSING_BYTES * 2 if path.endswith("/close") else wire.MAX_MESSAGE_BYTES
 

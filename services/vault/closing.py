@@ -124,29 +124,29 @@ class Closer:
             elif closing.number > number:
                 raise errors.BadClosing
 
-    async def close_by_server(self, recording: UUID, reason: wire.ServerReason) -> wire.ClosedRecording:
+    async def close_by_server(self, recording: UUID, closing: wire.CloseByServer) -> wire.ClosedRecording:
         """Close what is open of a recording without its source's signature; where nothing is open, the newest
-        manifest again. Raises NothingSealed, and SourceNotIdle where the source can sign and is not silent: one whose
-        key was revoked cannot."""
+        manifest again. Raises NothingSealed, WholeDiffers, and SourceNotIdle where the source can sign and is not
+        silent: one whose key was revoked cannot."""
         source = await self._source(recording)
         if source.state == "open":
             can_sign = source.public_key is not None and source.revoked_at is None
-            if can_sign and (reason == "revoked" or datetime.now(UTC) - source.active_at < self._idle):
+            if can_sign and (closing.reason == "revoked" or datetime.now(UTC) - source.active_at < self._idle):
                 raise errors.SourceNotIdle
             await self._sweeper.account_for(recording)
-        number = await self._keys.signed(lambda: self._close_alone(recording, reason, source))
+        number = await self._keys.signed(lambda: self._close_alone(recording, closing, source))
         self._sequencer.poke()
         await self.seal_manifests(recording)
         return await self.closed(recording, number)
 
-    async def _close_alone(self, recording: UUID, reason: wire.ServerReason, source: Any) -> int:
+    async def _close_alone(self, recording: UUID, closing: wire.CloseByServer, source: Any) -> int:
         async with self._engine.begin() as db:
             state, number = await _lock(db, recording, self._keys)
             if state == "open":
                 sealed = await _sealed(db, recording, number)
                 if not sealed:
                     raise errors.NothingSealed
-                told, chosen, beside = await asyncio.to_thread(settle_alone, reason, number, sealed)
+                told, chosen, beside = await asyncio.to_thread(settle_alone, closing, number, sealed)
                 await self._close(db, recording, number, source, told, chosen, beside)
         return number
 
@@ -157,7 +157,7 @@ class Closer:
         async with self._engine.connect() as db:
             recordings = (await db.scalars(silent)).all()
         for recording in recordings:
-            await self.close_by_server(recording, "idle")
+            await self.close_by_server(recording, wire.CloseByServer(reason="idle"))
         return len(recordings)
 
     async def closed(

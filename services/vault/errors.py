@@ -196,6 +196,10 @@ class NothingSealed(VaultError):
     status, slug, title = 409, "nothing-sealed", "该音像记录还没有任何已封存的片段。"
 
 
+class WholeDiffers(VaultError):
+    status, slug, title = 409, "whole-differs", "已封存的片段合起来不是所说的整个文件，未予关闭。"
+
+
 class BadClosing(VaultError):
     status, slug, title = 422, "bad-closing", "关闭声明无效：签名、数量或默克尔根与已封存片段不符。"
 

@@ -52,6 +52,9 @@ API_VERBS = frozenset(
         "holds",
         "release",
         "tombstone",
+        "put-tail",
+        "read-tail",
+        "remove-tail",
     }
 )
 
@@ -149,7 +152,7 @@ async def close(
 async def close_by_server(
     recording: UUID, message: wire.CloseByServer, vault: Annotated[Vault, Depends(allowed("close-by-server"))]
 ) -> wire.ClosedRecording:
-    return await vault.closer.close_by_server(recording, message.reason)
+    return await vault.closer.close_by_server(recording, message)
 
 
 @private.get("/recordings/{recording}/manifests/{number}")
@@ -178,6 +181,27 @@ async def read_tickets(
     vault: Annotated[Vault, Depends(allowed("read-tickets"))],
 ) -> wire.ReadTickets:
     return await vault.read_tickets(recording, message)
+
+
+@private.post("/uploads/{upload}/tails")
+async def put_tail(
+    upload: UUID, message: wire.PutTail, vault: Annotated[Vault, Depends(allowed("put-tail"))]
+) -> wire.TailTicket:
+    return vault.tails.put(upload, message)
+
+
+@private.get("/uploads/{upload}/tails/{name}")
+async def read_tail(
+    upload: UUID, name: wire.TailName, vault: Annotated[Vault, Depends(allowed("read-tail"))]
+) -> wire.TailTicket:
+    return vault.tails.read(upload, name)
+
+
+@private.delete("/uploads/{upload}/tails/{name}", status_code=204)
+async def remove_tail(
+    upload: UUID, name: wire.TailName, vault: Annotated[Vault, Depends(allowed("remove-tail"))]
+) -> None:
+    await vault.tails.remove(upload, name)
 
 
 @private.post("/log/statements")

@@ -55,8 +55,9 @@ from services.vault.settings import Settings
 from services.vault.stores import conformance, open_store
 from services.vault.stores.local import LocalStore
 from services.vault.stores.port import Store
-from services.vault.stores.staging import open_staging
+from services.vault.stores.staging import FolderStaging, open_staging
 from services.vault.sweeping import Sweeper
+from services.vault.tails import Tails
 from services.vault.timestamps import Authority, Timestamper, load_authorities
 from services.vault.watch import Watch
 from services.vault.writes import OwnWrites
@@ -75,8 +76,9 @@ class Vault:
     ):
         retention = timedelta(days=settings.retention_days)
         self.engine, self.store, self.keyring = engine, store, own
-        if isinstance(store, LocalStore):
-            own.turned = lambda others, good: store.turn(others.local_secret, honour=good)
+        self.staging = open_staging(settings, own.keys.local_secret)
+        self.tails = Tails(self.staging)
+        own.turned = self._turn
         self.sequencer = Sequencer(engine, own)
         self.appender = Appender(engine, self.sequencer)
         self.enrolments = Enrolments(engine, self.sequencer)
@@ -96,7 +98,6 @@ class Vault:
         idle = timedelta(seconds=settings.idle_seconds)
         self.closer = Closer(engine, store, own, self.sequencer, self.sweeper, retention=retention, idle=idle)
         self.timestamper = Timestamper(engine, store, authorities, retention=retention)
-        self.staging = open_staging(settings)
         self.exports = Exports(engine, lifetime=timedelta(days=settings.export_days))
         lapsing = Lapsing(engine, self.staging)
         self.bags = Server(engine, store, self.staging, self.alarms)
@@ -126,6 +127,7 @@ class Vault:
         self.jobs.every("prune", _PRUNE_SECONDS, self.pruner.prune)
         self.jobs.every("lapse-exports", _LAPSE_SECONDS, lapsing.lapse)
         self.jobs.every("stray-copies", _STRAYS_SECONDS, lapsing.forget_strays)
+        self.jobs.every("stray-tails", _STRAYS_SECONDS, self.tails.lapse)
         self.jobs.handle(PREPARE, preparer.prepare)
         self.jobs.handle(retention_.SETTLE, self.retention.settle)
         self.jobs.handle(retention_.RECONCILE, self.retention.reconcile)
@@ -181,6 +183,11 @@ class Vault:
         await self.staging.stop()
         await self.store.stop()
         await self.engine.dispose()
+
+    def _turn(self, own: Keys, good: bool) -> None:
+        for folder in (self.store, self.staging):
+            if isinstance(folder, LocalStore | FolderStaging):
+                folder.turn(own.local_secret, honour=good)
 
     def identity(self) -> wire.VaultIdentity:
         own = self.keyring.keys

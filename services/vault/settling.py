@@ -76,10 +76,9 @@ def settle(closing: Closing, expected: list[int], sealed: list[Any]) -> tuple[li
     choices = _choices(sealed)
     if outstanding := [n for n in expected if n not in choices]:
         raise errors.SegmentsOutstanding(outstanding=outstanding_of(outstanding))
-    tries = max(1, min(_MAX_COMBINATIONS, _MAX_HASHES // len(expected)))
-    for chosen in itertools.islice(itertools.product(*(choices[n] for n in expected)), tries):
-        if _root(chosen) == closing.root:
-            return list(chosen), _others(sealed, chosen)
+    chosen, tries = _by_root([choices[n] for n in expected], closing.root)
+    if chosen is not None:
+        return chosen, _others(sealed, chosen)
     if math.prod(len(choices[n]) for n in expected) > tries:
         conflicting = [n for n in expected if len(choices[n]) > 1]
         raise errors.ConflictsUndecided(conflicting=outstanding_of(conflicting), retry_after=_UNDECIDED_SECONDS)
@@ -87,21 +86,39 @@ def settle(closing: Closing, expected: list[int], sealed: list[Any]) -> tuple[li
 
 
 def settle_alone(
-    reason: wire.ServerReason, number: int, sealed: list[Any]
+    closing: wire.CloseByServer, number: int, sealed: list[Any]
 ) -> tuple[dict[str, Any], list[Any], list[Any]]:
-    """What a manifest says that nobody but the vault stands for: of each sequence the digest sealed first."""
+    """What a manifest says that nobody but the vault stands for: of each sequence the digest sealed first, or those
+    that make up the whole. Raises WholeDiffers."""
     choices = _choices(sealed)
     chosen = [rows[0] for _, rows in sorted(choices.items())]
+    if closing.whole is not None:
+        found, _ = _by_root([rows for _, rows in sorted(choices.items())], closing.whole.root)
+        if found is None or sum(row.size for row in found) != closing.whole.size or number:
+            raise errors.WholeDiffers
+        chosen = found
     ended_at = max(row.started_at + timedelta(milliseconds=row.duration_ms) for row in chosen)
-    told = {
+    told: dict[str, Any] = {
         "closed_by": "server",
-        "reason": reason,
+        "reason": closing.reason,
         "root": _root(chosen),
         "missing": [] if number else [n for n in range(chosen[-1].sequence) if n not in choices],
         "started_at": wire.rfc3339(min(row.started_at for row in chosen)),
         "ended_at": wire.rfc3339(ended_at),
     }
+    if closing.whole is not None:
+        told["whole"] = closing.whole.model_dump(include={"sha256", "size"})
     return told, chosen, _others(sealed, chosen)
+
+
+def _by_root(choices: list[list[Any]], root: str) -> tuple[list[Any] | None, int]:
+    """Of each sequence the one with which they have this root, where a bounded number of tries finds them; and how
+    many tries that were at most."""
+    tries = max(1, min(_MAX_COMBINATIONS, _MAX_HASHES // len(choices)))
+    for chosen in itertools.islice(itertools.product(*choices), tries):
+        if _root(chosen) == root:
+            return list(chosen), tries
+    return None, tries
 
 
 def _choices(sealed: list[Any]) -> dict[int, list[Any]]:

@@ -85,7 +85,10 @@ class Complaints:
         if status >= 500 or status == 0:
             self.found.append(f"{where}: {status} {body[:200]!r}")
         elif status >= 400:
-            why = not_a_page(status, headers, body) if page else not_a_problem(status, headers, body)
+            if where.startswith("HEAD "):
+                why = None if headers.get("content-type", "").startswith("application/problem+json") else "no problem"
+            else:
+                why = not_a_page(status, headers, body) if page else not_a_problem(status, headers, body)
             if why:
                 self.found.append(f"{where}: {status}: {why}")
 

@@ -77,8 +77,9 @@ async def make_address(
     """The page with the new address on it, which is never shown again."""
     who.require("manage-recorders")
     token, _ = await addresses.make(db, who, source, days=days, remuxed_by=remuxed_by.strip() or None)
-    url = f"{request.app.state.settings.public_url}/v1/push/{token}/"
-    return await _page(request, who, db, source, url=url, qr=_qr(f"{url}live.mp4"))
+    api = f"{request.app.state.settings.public_url}/v1"
+    url, uploads = f"{api}/push/{token}/", f"{api}/uploads/{token}"
+    return await _page(request, who, db, source, url=url, uploads=uploads, qr=_qr(f"{url}live.mp4"))
 
 
 @router.post("/{source}/push-addresses/{address}/revocation")
@@ -103,6 +104,7 @@ async def _page(
     source: UUID,
     *,
     url: str | None = None,
+    uploads: str | None = None,
     qr: str | None = None,
     code: str | None = None,
 ) -> Response:
@@ -118,6 +120,7 @@ async def _page(
         now=datetime.now(UTC),
         days=DAYS,
         url=url,
+        uploads=uploads,
         qr=qr,
         code=code,
         api_url=request.app.state.settings.public_url,

@@ -91,8 +91,18 @@ async def pusher(sessions: Sessions, token: str) -> Pusher:
         found = (await db.execute(query)).one_or_none()
     if found is None:
         raise AddressInvalid
-    source = found.Recorder
-    address = found.PushAddress
+    return _pusher(found.PushAddress, found.Recorder)
+
+
+async def source_of(sessions: Sessions, address: UUID) -> Pusher:
+    """Whose address it is, whether or not anything may still come in by it."""
+    query = select(PushAddress, Recorder).join(Recorder, col(Recorder.id) == col(PushAddress.recorder_id))
+    async with sessions() as db:
+        found = (await db.execute(query.where(col(PushAddress.id) == address))).one()
+    return _pusher(found.PushAddress, found.Recorder)
+
+
+def _pusher(address: PushAddress, source: Recorder) -> Pusher:
     return Pusher(address.id, source.id, source.unit_id, source.officer_id, source.kind, address.remuxed_by)
 
 

@@ -73,7 +73,8 @@ async def make_address(
     token, made = await addresses.make(db, who, recorder, days=message.days, remuxed_by=message.remuxed_by)
     response.headers["cache-control"] = "no-store"
     view = AddressView.model_validate(made, from_attributes=True)
-    return MadeAddress(**view.model_dump(), url=f"{request.app.state.settings.public_url}/v1/push/{token}/")
+    api = f"{request.app.state.settings.public_url}/v1"
+    return MadeAddress(**view.model_dump(), url=f"{api}/push/{token}/", uploads=f"{api}/uploads/{token}")
 
 
 @router.post("/recorders/{recorder}/push-addresses/{address}/revocation")

@@ -54,9 +54,11 @@ class AddressView(BaseModel):
 
 
 class MadeAddress(AddressView):
-    """`url` is told this once: whoever knows it may push. Append a name, as `live.mp4`, `live.ts` or `live.m3u8`."""
+    """`url` is told this once: whoever knows it may push. Append a name, as `live.mp4`, `live.ts` or `live.m3u8`.
+    `uploads` is the same for files that are uploaded in pieces."""
 
     url: str
+    uploads: str
 
 
 class HeartbeatView(BaseModel):

@@ -64,6 +64,14 @@ class Holder:
     async def seal(self, recording: UUID, sequence: int, piece: Piece, sha256: str | None = None) -> None:
         """Returns once the segment is sealed and indexed; the same again changes nothing. Raises VaultUnavailable
         where that did not come about within a minute, and VaultRefused."""
+        sealed = await self.sealed(recording, sequence, piece, sha256)
+        async with self._sessions.begin() as db:
+            await service.index(db, recording, [service.columns(sealed) | {"begins_anew": piece.begins_anew}])
+
+    async def sealed(
+        self, recording: UUID, sequence: int, piece: Piece, sha256: str | None = None
+    ) -> wire.SealedSegment:
+        """The same, and whoever asked indexes it."""
         ask = piece.ask(sequence, sha256 or await digest(piece.data))
         wait = _FIRST_WAIT
         try:
@@ -73,8 +81,7 @@ class Holder:
                     wait = min(2 * wait, _LONGEST_WAIT)
         except TimeoutError as error:
             raise VaultUnavailable from error
-        async with self._sessions.begin() as db:
-            await service.index(db, recording, [service.columns(sealed) | {"begins_anew": piece.begins_anew}])
+        return sealed
 
     async def _try(self, recording: UUID, ask: wire.SegmentAsk, data: bytes) -> wire.SealedSegment | None:
         """One way through the cycle; None where it has to be gone again."""

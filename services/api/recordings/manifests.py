@@ -61,11 +61,12 @@ async def close_lost(sessions: Sessions, vault: VaultClient, *, after: timedelta
 
 
 async def _lost(sessions: Sessions, after: timedelta) -> list[UUID]:
-    """Those that were not tried within the hour, the longest untried first."""
+    """Those that were not tried within the hour, the longest untried first. Uploads expire by themselves."""
     now = datetime.now(UTC)
     silent = func.coalesce(col(Recording.last_segment_at), col(Recording.started_at)) < now - after
     untried = (col(Recording.tried_at).is_(None)) | (col(Recording.tried_at) < now - min(after, _TRY_AGAIN))
     query = select(col(Recording.id)).where(col(Recording.state) == "open", silent, untried)
+    query = query.where(col(Recording.door) != "resumable")
     async with sessions() as db:
         return list(await db.scalars(query.order_by(col(Recording.tried_at).nulls_first()).limit(_LOST_AT_ONCE)))
 
@@ -81,9 +82,16 @@ async def _revoked(sessions: Sessions, after: timedelta) -> list[UUID]:
         return list(await db.scalars(query.limit(_LOST_AT_ONCE)))
 
 
-async def close_by_server(sessions: Sessions, vault: VaultClient, recording: UUID, reason: wire.ServerReason) -> None:
-    """Raises VaultRefused (`nothing-sealed`, `source-not-idle`), VaultUnreachable."""
-    await _record(sessions, await vault.close_by_server(recording, wire.CloseByServer(reason=reason)))
+async def close_by_server(
+    sessions: Sessions,
+    vault: VaultClient,
+    recording: UUID,
+    reason: wire.ServerReason,
+    whole: wire.Whole | None = None,
+) -> None:
+    """Raises VaultRefused (`nothing-sealed`, `source-not-idle`, `whole-differs`), VaultUnreachable."""
+    closing = wire.CloseByServer(reason=reason, whole=whole)
+    await _record(sessions, await vault.close_by_server(recording, closing))
 
 
 async def _close_lost(sessions: Sessions, vault: VaultClient, recording: UUID, reason: wire.ServerReason) -> None:

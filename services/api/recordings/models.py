@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import BigInteger, LargeBinary
+from sqlalchemy import ARRAY, BigInteger, LargeBinary, Uuid
 from sqlmodel import Field
 
 from services.api.database import Table, Time
@@ -83,6 +83,46 @@ class PushedName(Table, table=True):
     sha256: str
     started_at: datetime = Field(sa_type=Time)
     begins_anew: bool = False
+
+
+class Upload(Table, table=True):
+    """A file that comes in pieces. What came is `received` bytes: those `sealed`, and a tail in the staging bucket.
+
+    `pending_*` is the segment that is being sealed: whoever comes next asks the vault what became of it.
+    """
+
+    __tablename__ = "uploads"
+    id: UUID = Field(primary_key=True)
+    """Its recording's too, once anything is sealed."""
+    address_id: UUID
+    kind: str = "single"
+    parts: list[UUID] | None = Field(default=None, sa_type=ARRAY(Uuid))
+    """Of a `final` one, the `partial` ones that it is made of."""
+    state: str = "open"
+    by_length: bool
+    """Complete once its length has come (tus), not when its client says so (IETF)."""
+    length: int | None = Field(default=None, sa_type=BigInteger)
+    received: int = Field(default=0, sa_type=BigInteger)
+    sealed: int = Field(default=0, sa_type=BigInteger)
+    segments: int = 0
+    epoch: int = 0
+    """How often somebody came for it: whoever came before has been superseded."""
+    tail: str | None = None
+    tail_sha256: str | None = None
+    pending_sha256: str | None = None
+    pending_size: int | None = None
+    pending_ends: bool = False
+    format: str | None = None
+    file_name: str | None = None
+    content_type: str | None = None
+    metadata_: str | None = Field(default=None, sa_column_kwargs={"name": "metadata"})
+    """As the client gave it, to be given back."""
+    created_at: datetime = Field(sa_type=Time)
+    expires_at: datetime = Field(sa_type=Time)
+    completed_at: datetime | None = Field(default=None, sa_type=Time)
+    whole_sha256: str | None = None
+    closed: bool = False
+    """Its tail is gone and its recording closed."""
 
 
 class Gap(Table, table=True):

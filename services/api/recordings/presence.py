@@ -38,7 +38,7 @@ class Seen:
             return "stopped"
         if arrived < HEARD_WITHIN:
             return "live"
-        return "silent" if self.recording.door == "push" else "lost"
+        return "lost" if self.recording.door == "direct" else "silent"
 
     def held_view(self) -> HeldView | None:
         """None of a closed recording that its terminal speaks of no more: it has finished with it."""

@@ -94,7 +94,7 @@ async def recording(db: AsyncSession, who: Principal, recording_id: UUID) -> Rec
         closed_by=by,
         supplements=kept.supplements,
         source_kind=found.kind,
-        door="push" if kept.door == "push" else "direct",
+        door="push" if kept.door == "push" else "resumable" if kept.door == "resumable" else "direct",
         remuxed_by=kept.remuxed_by,
         gaps=await _gaps(db, recording_id),
     )

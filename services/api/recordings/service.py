@@ -18,6 +18,7 @@ from services.api.database import Sessions
 from services.api.errors import (
     NoSuchRecording,
     NoSuchViewing,
+    NotPlayable,
     RecordingDiffers,
     ViewingLapsed,
 )
@@ -81,11 +82,13 @@ async def exchange(
 async def register_viewing(
     sessions: Sessions, vault: VaultClient, who: Principal, recording: UUID, use: NewUse
 ) -> Viewing:
-    """Logged before it can be used. Raises NoSuchRecording, NotPermitted, VaultUnreachable."""
+    """Logged before it can be used. Raises NoSuchRecording, NotPermitted, NotPlayable, VaultUnreachable."""
     now = datetime.now(UTC)
     async with sessions.begin() as db:
         kept = await _visible(db, who, recording)
         who.require("view")
+        if kept.container == "file":
+            raise NotPlayable
         first = 0 if kept.container == "ts" else 1
         if kept.state != "closed":
             first = max(first, await _last_sequence(db, recording) - _LIVE_BACKLOG)

@@ -139,6 +139,6 @@ class RecordingDetail:
     closed_by: Literal["terminal", "server"] | None
     supplements: int
     source_kind: str
-    door: Literal["direct", "push"]
+    door: Literal["direct", "push", "resumable"]
     remuxed_by: str | None
     gaps: list[GapRow]

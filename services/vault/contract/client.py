@@ -111,6 +111,16 @@ class VaultClient:
     async def read_tickets(self, recording: UUID, request: wire.ReadTicketsRequest) -> wire.ReadTickets:
         return await self._call(wire.ReadTickets, "POST", f"/v1/recordings/{recording}/read-tickets", request)
 
+    async def put_tail(self, upload: UUID, message: wire.PutTail) -> wire.TailTicket:
+        """Each time under a new name; one that nobody keeps to lapses."""
+        return await self._call(wire.TailTicket, "POST", f"/v1/uploads/{upload}/tails", message)
+
+    async def read_tail(self, upload: UUID, name: str) -> wire.TailTicket:
+        return await self._call(wire.TailTicket, "GET", f"/v1/uploads/{upload}/tails/{name}")
+
+    async def remove_tail(self, upload: UUID, name: str) -> None:
+        await self._send("DELETE", f"/v1/uploads/{upload}/tails/{name}")
+
     async def append(self, append: wire.Append) -> wire.Appended:
         """Returns once the statement stands in a signed checkpoint. What is appended while other appends are
         under way goes with the next message, so that many callers cost one message and one checkpoint."""

@@ -22,7 +22,8 @@ numbers are repeated in the code and in what is printed:
    after a closing is in numbered *supplements*, each with a manifest and a media file of its own. That file has the
    extension of the format that the manifest names, `.mp4` where it names none; where a gateway remuxed the media
    before they were sealed, the report says so. A manifest
-   without a terminal's closing was made by the server alone, which the report says. What was *disposed of* has its
+   without a terminal's closing was made by the server alone, which the report says; of a file that was uploaded in
+   pieces it has the digest of the *whole*, which is that of its media file. What was *disposed of* has its
    manifests and receipts, a tombstone signed by the vault that counts the same segments, and no media. What was
    sealed and no manifest holds yet is *open*: it is what its receipts say, and nobody says that it is all there is.
 5. *Receipts* (DSSE): one for each segment, signed by the vault, saying what the manifest says; of what is open and of
@@ -90,7 +91,7 @@ T = TypeVar("T")
 VERIFIED, USAGE = 0, 64
 RECEIPT_TYPE = "application/vnd.quancheng.receipt.v1+json"
 CLOSING_TYPE = "application/vnd.quancheng.closing.v1+json"
-REASONS = ("idle", "endless", "lost", "revoked")
+REASONS = ("idle", "endless", "lost", "revoked", "complete", "cancelled")
 MANIFEST_TYPE = "application/vnd.quancheng.manifest.v1+json"
 SUCCESSION_TYPE = "application/vnd.quancheng.key-succession.v1+json"
 MAX_KEYS = 500
@@ -934,7 +935,8 @@ def verify_bundle(
             done(4, "supplements", supplements=supplements)
         for one in recordings:
             if one.manifest["closed_by"] == "server":
-                done(4, "by-server", name=one.name, reason=one.manifest["reason"])
+                slug = "whole" if "whole" in one.manifest else "by-server"
+                done(4, slug, name=one.name, reason=one.manifest["reason"])
         for one in [*recordings, *unclosed]:
             if "remuxed_by" in one.manifest:
                 done(4, "remuxed", name=one.name, by=one.manifest["remuxed_by"])
@@ -1279,6 +1281,14 @@ def _check_manifest(
             signed.append(verify_envelope(take(manifest, "closing", dict), key, CLOSING_TYPE))
         elif "closing" in manifest or take(manifest, "reason", str) not in REASONS:
             raise Unreadable("member", name="reason")
+        if ("whole" in manifest) != (manifest.get("reason") == "complete"):
+            raise Unreadable("member", name="whole")
+        if "whole" in manifest:
+            whole = take(manifest, "whole", dict)
+            if not HEX.fullmatch(take(whole, "sha256", str)):
+                raise Unreadable("member", name="whole")
+            if take(whole, "size", int) != sum(s["size"] for s in segments):
+                raise Altered("count", name="whole")
         closing = signed[-1]
         beside = [{**one, "sequence": take(one, "of_sequence", int)} for one in items(manifest, "beside", dict)]
         for one in beside:
@@ -1767,6 +1777,8 @@ def _media_tasks(
         name = one.media
         if len(one.segments) == 1 and one.segments[0]["sha256"] != payload[name]:
             raise Altered("digest", name, listing="manifest-sha256.txt")
+        if "whole" in one.manifest and one.manifest["whole"]["sha256"] != payload[name]:
+            raise Altered("not-whole", name)
         tasks += [partial(_check_run, root / name, name, run) for run in _runs(root / name, name, one)]
         tasks += [partial(_check_whole, root / name, name, payload[name])] if twice else []
     return tasks
@@ -1987,6 +1999,10 @@ SENTENCES = {
         "片段 {sequence} 的 {name} 与清单不符",
         "{name} of segment {sequence} is not the manifest's",
     ),
+    "not-whole": (
+        "与清单所载整个文件的摘要不符",
+        "it is not the whole file whose digest the manifest has",
+    ),
     "other-media": (
         "片段 {sequence} 的凭证所写的 {name} 与前面的不同",
         "the receipt of segment {sequence} says another {name} than those before it",
@@ -2058,6 +2074,11 @@ SENTENCES = {
         "注意：{name} 由服务器代为封存（{reason}），终端没有签名；其末尾是否完整，终端未作声明",
         "note: {name} was closed by the server ({reason}) and the terminal did not sign; that nothing is missing at "
         "its end nobody but the server says",
+    ),
+    "whole": (
+        "{name} 是分段上传的文件，收齐后由服务器关闭，来源没有签名；清单载有整个文件的摘要，与所附文件一致",
+        "{name} was uploaded in pieces and closed by the server when complete, without its source's signature; the "
+        "manifest has the digest of the whole file, which is the one enclosed",
     ),
     "remuxed": (
         "注意：{name} 的音像在送达证据库之前由媒体网关 {by} 拆开并重新封装，封存的是重新封装后的内容",

@@ -1,4 +1,4 @@
-"""The tickets of the local folder: signed with a secret of the vault's, and checked at the door at MOUNT."""
+"""The tickets of the local folders: signed with a secret of the vault's, and checked at the door they are for."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from services.vault.contract.http import Scope
 from services.vault.contract.wire import TICKET_SECONDS
 
-MOUNT = "/store"
+MOUNT, STAGING_MOUNT = "/store", "/staging"
 _SCHEME = "QC-HMAC-SHA256"
 _KEY = re.compile(r"^(?:[a-z0-9][a-z0-9._-]*/)*[a-z0-9][a-z0-9._-]*$")
 
@@ -23,8 +23,8 @@ class Refused(Exception):
 
 
 class Tickets:
-    def __init__(self, public_url: str, secret: bytes):
-        self._public = public_url.rstrip("/")
+    def __init__(self, public_url: str, secret: bytes, mount: str = MOUNT):
+        self._public, self._mount = public_url.rstrip("/"), mount
         self._host = urlsplit(self._public).netloc
         self._secret = secret
         self._earlier: tuple[bytes, datetime] | None = None
@@ -71,7 +71,7 @@ class Tickets:
             raise Refused(403, "ticket-invalid", "上传凭单无效，或与请求的标头不符。")
         if expires < datetime.now(UTC).timestamp():
             raise Refused(403, "ticket-expired", "上传凭单已过期，请重新申请。")
-        key = path.removeprefix(MOUNT + "/")
+        key = path.removeprefix(self._mount + "/")
         if not _KEY.fullmatch(key):
             raise Refused(403, "ticket-invalid", "上传凭单无效。")
         return str(key)

@@ -1,4 +1,4 @@
-"""What the push door takes: every size, count and time of it. Bytes, seconds."""
+"""What the push door and the resumable door take: every size, count and time of them. Bytes, seconds."""
 
 from services.vault.contract.wire import MAX_SEGMENT_BYTES
 
@@ -25,3 +25,13 @@ SOON_SECONDS = 15.0
 """After a source said that it is done, its recording waits so long for more."""
 ENDLESS_SECONDS = 3600.0
 """A hall camera never ends: so long is each of its recordings."""
+
+UPLOAD_BYTES = 64 * 1024**3
+"""A file that is uploaded in pieces."""
+OPEN_UPLOADS = 200
+"""Of one address, unfinished."""
+PARTS = 64
+"""That one upload is put together of."""
+CHECKED_BYTES = 16 * 1024 * 1024
+"""A piece that comes with its checksum, which is held in memory until it was checked."""
+METADATA_CHARACTERS = 4096

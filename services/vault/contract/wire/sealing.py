@@ -35,9 +35,10 @@ Remuxer = Annotated[
     str, StringConstraints(pattern="^[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]{1,64}$")
 ]
 """The name of a gateway, without control characters, those that turn the direction of text among them."""
-ServerReason = Literal["idle", "endless", "lost", "revoked"]
+ServerReason = Literal["idle", "endless", "lost", "revoked", "complete", "cancelled"]
 """Why a recording was closed without its source's signature: nothing came any more; the source never ends (a hall
-camera) and the recording was long enough; the source has gone; its key was revoked."""
+camera) and the recording was long enough; the source has gone; its key was revoked; an uploaded file is complete, or
+whoever uploaded it gave it up."""
 
 
 class SegmentName(Message):
@@ -171,8 +172,24 @@ class CloseRecording(Message):
         return closing
 
 
+class Whole(Message):
+    """A file that was uploaded in pieces: its digest, its size, and the Merkle root over the segments that make it
+    up, from sequence 0 on, which decides between digests of one sequence."""
+
+    sha256: Sha256
+    size: Annotated[int, Field(ge=1)]
+    root: Sha256
+
+
 class CloseByServer(Message):
     reason: ServerReason
+    whole: Whole | None = None
+
+    @model_validator(mode="after")
+    def _complete_is_whole(self) -> Self:
+        if (self.reason == "complete") != (self.whole is not None):
+            raise ValueError("what is complete has a whole, and nothing else has")
+        return self
 
 
 class ClosedRecording(Message):
