@@ -93,6 +93,18 @@ class ViewingLapsed(ApiError):
     """The viewing's time is over."""
 
 
+class ViewingOnly(ApiError):
+    """The viewing was registered for watching, not for taking the original along."""
+
+
+class RecordingOpen(ApiError):
+    """The recording is not closed yet, so it is not whole."""
+
+
+class RangeUnsatisfiable(ApiError):
+    """The range begins behind the end; `size` is where that is."""
+
+
 class NoSuchExport(ApiError):
     """No such export of this person's."""
 

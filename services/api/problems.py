@@ -59,6 +59,9 @@ PROBLEMS: dict[type[errors.ApiError], tuple[int, str, str]] = {
     errors.NoSuchSegment: (404, "no-such-segment", "没有这一片段。"),
     errors.NoSuchViewing: (404, "no-such-viewing", "没有这次查看登记。"),
     errors.ViewingLapsed: (403, "viewing-lapsed", "本次查看时限已到，请重新登记用途。"),
+    errors.ViewingOnly: (403, "viewing-only", "本次登记只供观看，下载原始文件须另行登记用途。"),
+    errors.RecordingOpen: (409, "recording-open", "音像记录尚未封存，封存后才能下载原始文件。"),
+    errors.RangeUnsatisfiable: (416, "range-unsatisfiable", "所请求的范围超出文件末尾。"),
     errors.NoSuchExport: (404, "no-such-export", "没有这次导出登记。"),
     errors.NoSuchJob: (404, "no-such-job", "没有这一项待处理的后台任务。"),
     errors.VaultUnavailable: (503, "vault-unavailable", "证据库暂不可用，请稍后重试。"),
@@ -67,7 +70,9 @@ PROBLEMS: dict[type[errors.ApiError], tuple[int, str, str]] = {
 
 def of(error: errors.ApiError) -> Response:
     status, slug, title = PROBLEMS[type(error)]
-    headers = {"retry-after": "2"} if status in (429, 503) else None
+    headers = {"retry-after": "2"} if status in (429, 503) else {}
+    if status == 416:
+        headers["content-range"] = f"bytes */{error.extra['size']}"
     return http.problem(status, slug, title, detail=error.detail, headers=headers, **error.extra)
 
 

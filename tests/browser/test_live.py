@@ -76,6 +76,13 @@ async def test_a_live_recording_is_watched_close_behind_the_camera_and_played_ag
         await shoot(page, "recording-live")
         print("seconds behind the camera:", behind)
         assert sorted(behind)[len(behind) // 2] <= 3.0
+        # Going back is to stay behind, until the viewer asks for the present.
+        await page.get_by_role("button", name="后退 5 秒（←）").click()
+        await expect(page.get_by_role("button", name="回到现场")).to_be_visible()
+        await page.get_by_label("倍速").select_option("0.5")
+        await page.get_by_role("button", name="回到现场").click()
+        await expect(page.get_by_label("倍速")).to_have_value("1")
+        await expect(page.locator("#timeline-ended")).to_contain_text("录制中")
         await asyncio.to_thread(process.communicate, timeout=60)
         assert process.returncode == 0
     finally:

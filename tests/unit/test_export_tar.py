@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.vault.export import ranges, tar
+from services.vault.contract import ranges
+from services.vault.export import tar
 
 ACT, MOMENT = UUID(int=7), datetime(2026, 11, 25, 12, tzinfo=UTC)
 LONGEST = f"recordings/{UUID(int=9)}.9999/manifest.dsse.json"

@@ -12,13 +12,13 @@ from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 
 from services.api.database import Db, Maker
 from services.api.identity.dependencies import Acting, SignedIn
-from services.api.recordings import exports, playback, queries, service
+from services.api.recordings import exports, originals, playback, queries, service
 from services.api.recordings import timeline as timelines
 from services.api.recordings.schemas import (
     ExportPage,
     ExportView,
     NewExport,
-    NewUse,
+    NewViewing,
     RecordingList,
     SegmentList,
     ViewingView,
@@ -81,11 +81,16 @@ async def timeline(
 
 @router.post("/recordings/{recording}/viewings", status_code=201)
 async def register_viewing(
-    recording: UUID, message: NewUse, who: Acting, sessions: Maker, vault: Vault
+    recording: UUID, message: NewViewing, who: Acting, sessions: Maker, vault: Vault
 ) -> ViewingView:
     """Logged before the first byte flows; lasts 30 minutes."""
     viewing = await service.register_viewing(sessions, vault, who, recording, message)
-    return ViewingView(id=viewing.id, playlist=f"/v1/viewings/{viewing.id}/index.m3u8", until=viewing.until)
+    return ViewingView(
+        id=viewing.id,
+        playlist=f"/v1/viewings/{viewing.id}/index.m3u8",
+        until=viewing.until,
+        original=f"/v1/viewings/{viewing.id}/original" if message.original else None,
+    )
 
 
 @router.get("/viewings/{viewing}/index.m3u8", response_class=PlainTextResponse)
@@ -118,6 +123,14 @@ async def segment(
     size, chunks = await playback.segment(sessions, request.app.state.reader, who, viewing, name)
     headers = _PRIVATE | {"content-length": str(size)}
     return StreamingResponse(chunks, media_type="video/mp2t" if kind == "ts" else "video/mp4", headers=headers)
+
+
+@router.get("/viewings/{viewing}/original", response_class=StreamingResponse)
+async def original(viewing: UUID, who: SignedIn, sessions: Maker, request: Request) -> StreamingResponse:
+    """The sealed segments end to end, byte for byte, or by `Range` and `If-Range` a part of them."""
+    asked, if_range = request.headers.get("range"), request.headers.get("if-range")
+    found = await originals.download(sessions, request.app.state.reader, who, viewing, asked, if_range)
+    return StreamingResponse(found.chunks, found.status, _PRIVATE | found.headers)
 
 
 @router.post("/exports", status_code=202)

@@ -89,10 +89,19 @@ class NewUse(BaseModel):
         return {"note_sha256": hashlib.sha256(self.note.encode()).hexdigest()} if self.note else {}
 
 
+class NewViewing(NewUse):
+    """With `original` the sealed bytes may be taken along as well."""
+
+    original: bool = False
+
+
 class ViewingView(BaseModel):
+    """`original` is where the sealed bytes are fetched, for a viewing that was registered so."""
+
     id: UUID
     playlist: str
     until: datetime
+    original: str | None
 
 
 class NewExport(NewUse):

@@ -20,18 +20,21 @@ from services.api.errors import (
     NoSuchViewing,
     NotPlayable,
     RecordingDiffers,
+    RecordingOpen,
     ViewingLapsed,
+    ViewingOnly,
 )
 from services.api.identity.principal import Principal
 from services.api.outbox import Outgoing
 from services.api.recorders.dependencies import Terminal
 from services.api.recordings.models import Recording, Segment, Viewing
 from services.api.recordings.queries import visible_to
-from services.api.recordings.schemas import NewUse
+from services.api.recordings.schemas import NewViewing
 from services.vault.contract import wire
 from services.vault.contract.client import VaultClient
 
 VIEWING_LIFETIME = timedelta(minutes=30)
+TAKES_ORIGINAL = "original"
 _LIVE_BACKLOG = 10
 """Segments before the live edge that a viewing of a running recording begins with."""
 
@@ -80,14 +83,19 @@ async def exchange(
 
 
 async def register_viewing(
-    sessions: Sessions, vault: VaultClient, who: Principal, recording: UUID, use: NewUse
+    sessions: Sessions, vault: VaultClient, who: Principal, recording: UUID, use: NewViewing
 ) -> Viewing:
-    """Logged before it can be used. Raises NoSuchRecording, NotPermitted, NotPlayable, VaultUnreachable."""
+    """Logged before it can be used; whether the original may be taken along is what the log says of it. Raises
+    NoSuchRecording, NotPermitted, NotPlayable, RecordingOpen, VaultUnreachable."""
     now = datetime.now(UTC)
     async with sessions.begin() as db:
         kept = await _visible(db, who, recording)
         who.require("view")
-        if kept.container == "file":
+        if use.original:
+            who.require("export")
+            if kept.state != "closed":
+                raise RecordingOpen
+        elif kept.container == "file":
             raise NotPlayable
         first = 0 if kept.container == "ts" else 1
         if kept.state != "closed":
@@ -109,6 +117,8 @@ async def register_viewing(
             "purpose": use.purpose,
             "until": wire.rfc3339(until),
         } | use.note_digest()
+        if use.original:
+            fields["takes"] = TAKES_ORIGINAL
         await outbox.enter(db, viewing.id, "viewing", fields, now)
         db.add(viewing)
     await outbox.tell(sessions, vault, viewing.id)
@@ -128,6 +138,17 @@ async def viewing_of(db: AsyncSession, who: Principal, viewing: UUID) -> tuple[V
     if found.Viewing.until <= datetime.now(UTC):
         raise ViewingLapsed
     return found.Viewing, found.Recording
+
+
+async def original_of(db: AsyncSession, who: Principal, viewing: UUID) -> Recording:
+    """The recording whose sealed bytes this viewing lets its person take along now. Raises NoSuchViewing,
+    ViewingLapsed, NotPermitted, ViewingOnly."""
+    _, recording = await viewing_of(db, who, viewing)
+    who.require("export")
+    takes = select(col(Outgoing.fields)["takes"].astext).where(col(Outgoing.act) == viewing)
+    if await db.scalar(takes) != TAKES_ORIGINAL:
+        raise ViewingOnly
+    return recording
 
 
 async def keep_watching(db: AsyncSession, recording: Recording) -> None:

@@ -16,7 +16,8 @@ from sqlmodel import col
 
 from services.vault import errors
 from services.vault.alarms import Alarms
-from services.vault.export import ranges, reading, tar
+from services.vault.contract import ranges
+from services.vault.export import reading, tar
 from services.vault.export.contents import Piece
 from services.vault.export.laying import PIECE
 from services.vault.export.preparing import copy_key

@@ -1,5 +1,8 @@
 // The player of one recording: the purpose is logged first, then the sealed segments play as they are.
 //
+// `Quancheng.player` is what the controls, the timeline and the snapshot work with. #player tells them by events:
+// `viewing` (its detail is the viewing, or null once it is over), `extended` (the playlist was read), `rate`.
+//
 // `data-behind` on #player is the distance in seconds between the picture and now while a recording is
 // live; it is taken from the playlist's EXT-X-PROGRAM-DATE-TIME, which is the recorder's own clock.
 "use strict";
@@ -27,8 +30,12 @@
   };
   const REPAIRS = 3; // times a decoder is started afresh before the recording counts as unplayable here
   const CALM = 15_000; // milliseconds without a stall after which the distance may shrink again
-  const WENT_BACK = 4; // seconds before the live point from where a viewer means to stay in the past
+  const FOLLOWED = 0.5; // seconds before the live point that still mean it
   const CLOCK_SLACK = -0.5; // seconds; further ahead than this the two clocks disagree
+  const EDGE = 0.002; // seconds by which times of the media are rounded
+  const LAST_PICTURE = 0.05; // seconds before the end where there still is one
+  const RETRYING = "连接中断，正在重试";
+  const NOTICED = 1000; // milliseconds from which a pause in the recording counts as one
 
   const box = document.getElementById("player");
   const video = document.getElementById("video");
@@ -39,7 +46,9 @@
   const words = document.getElementById("player-words");
   const toLive = document.getElementById("to-live");
 
+  let viewing = null;
   let hls = null;
+  let rate = 1; // what the viewer chose; while following a live recording the speed varies about it
   let live = false;
   let following = true; // false once the viewer has gone back or paused
   let rest = ""; // what the status line says while all is well
@@ -54,8 +63,7 @@
     show(gateError, "");
     button.disabled = true;
     try {
-      const viewing = await post(`/v1/recordings/${box.dataset.recording}/viewings`, purpose(gate));
-      begin(viewing);
+      begin(await post(`/v1/recordings/${box.dataset.recording}/viewings`, purpose(gate)));
     } catch (refusal) {
       show(gateError, refusal.message);
     } finally {
@@ -63,7 +71,12 @@
     }
   });
 
-  function begin(viewing) {
+  function tell(name, detail) {
+    box.dispatchEvent(new CustomEvent(name, { detail }));
+  }
+
+  function begin(registered) {
+    viewing = registered;
     gate.hidden = true;
     video.hidden = false;
     words.textContent = "正在载入";
@@ -77,6 +90,8 @@
     const left = Date.parse(viewing.until) - Date.now();
     lapse = setTimeout(() => stop("本次观看的时限已到。继续观看请重新登记用途。"), Math.max(left, 0));
     clock = setInterval(measure, 250);
+    setRate(1);
+    tell("viewing", viewing);
     video.focus();
   }
 
@@ -87,7 +102,13 @@
       playlistLoadPolicy: patient(Hls.DefaultConfig.playlistLoadPolicy),
       fragLoadPolicy: patient(Hls.DefaultConfig.fragLoadPolicy),
     });
-    hls.on(Hls.Events.LEVEL_UPDATED, (_, { details }) => setLive(details.live));
+    hls.on(Hls.Events.LEVEL_UPDATED, (_, { details }) => {
+      setLive(details.live);
+      tell("extended", details);
+    });
+    hls.on(Hls.Events.FRAG_LOADED, () => {
+      if (words.textContent === RETRYING) say();
+    });
     hls.on(Hls.Events.ERROR, (_, data) => failed(data));
     hls.on(Hls.Events.MEDIA_ATTACHED, () => hls.loadSource(playlist));
     hls.on(Hls.Events.MANIFEST_PARSED, play);
@@ -111,7 +132,7 @@
   function setLive(now) {
     if (live && !now) {
       words.textContent = rest = "录制已结束，正在播放到末尾";
-      video.playbackRate = 1;
+      setRate(rate);
     }
     live = now;
     box.dataset.live = String(live);
@@ -119,6 +140,7 @@
   }
 
   function failed(data) {
+    if (data.details === Hls.ErrorDetails.INTERNAL_ABORTED) return; // the viewer went elsewhere meanwhile
     // A no (lapsed, withdrawn, signed out) stays a no, however often it is asked.
     if (data.response && refused(data.response.code)) {
       stop(titleOf(data.networkDetails) || "服务器拒绝了本次观看。请重新登记用途。");
@@ -128,7 +150,7 @@
     } else if (data.fatal) {
       stop(titleOf(data.networkDetails) || UNREACHABLE);
     } else if (data.type === Hls.ErrorTypes.NETWORK_ERROR) {
-      words.textContent = "连接中断，正在重试";
+      words.textContent = RETRYING;
     } else if (data.details === Hls.ErrorDetails.BUFFER_STALLED_ERROR) {
       stalledAt = Date.now();
       words.textContent = live ? "正在等待新的片段" : "正在缓冲";
@@ -158,6 +180,7 @@
     if (hls) hls.destroy();
     hls = null;
     live = false;
+    viewing = null;
     video.pause();
     video.removeAttribute("src");
     video.load();
@@ -166,24 +189,96 @@
     gateWords.textContent = reason;
     words.textContent = rest = "";
     measure();
+    tell("viewing", null);
     gate.elements.purpose.focus();
   }
 
-  function shownAt() {
-    if (hls) return hls.playingDate;
-    if (!video.getStartDate || !Number.isFinite(video.getStartDate().getTime())) return null;
-    return new Date(video.getStartDate().getTime() + video.currentTime * 1000);
+  /** Where the picture at this time of the media lies: the recorder's own clock (ms), and in which segment. */
+  function placeOf(time) {
+    const list = fragments();
+    if (list.length) {
+      let low = 0;
+      for (let high = list.length - 1; low < high; ) {
+        const middle = Math.ceil((low + high) / 2);
+        if (list[middle].start <= time + EDGE) low = middle;
+        else high = middle - 1;
+      }
+      const found = list[low];
+      const named = /(\d+)-([0-9a-f]{64})\./.exec(found.relurl);
+      const offset = Math.max(0, time - found.start);
+      const date = found.programDateTime === null ? null : found.programDateTime + offset * 1000;
+      return { date, sequence: Number(named[1]), sha256: named[2], offset };
+    }
+    const began = video.getStartDate ? video.getStartDate().getTime() : NaN;
+    return { date: Number.isFinite(began) ? began + time * 1000 : null, sequence: null, sha256: null, offset: null };
+  }
+
+  function fragments() {
+    return hls?.latestLevelDetails?.fragments ?? [];
+  }
+
+  /** Show what the recorder saw at this moment (ms), or where there is nothing, the next that it saw. False then. */
+  function seekTo(moment) {
+    if (!viewing) return true;
+    let next = null;
+    let last = null;
+    for (const one of fragments()) {
+      const began = one.programDateTime;
+      last = one;
+      if (moment >= began && moment < began + one.duration * 1000) {
+        seek(one.start + (moment - began) / 1000);
+        return true;
+      }
+      if (began >= moment && (!next || began < next.programDateTime)) next = one;
+    }
+    if (next) seek(next.start + EDGE);
+    else if (last) seek(last.start + last.duration - LAST_PICTURE);
+    else if (video.getStartDate) seek((moment - video.getStartDate().getTime()) / 1000);
+    return !last || (next !== null && next.programDateTime - moment < NOTICED);
+  }
+
+  function seekBy(seconds) {
+    const { seekable } = video;
+    if (!viewing || !seekable.length) return;
+    const end = seekable.end(seekable.length - 1) - (live ? 0 : LAST_PICTURE);
+    seek(Math.min(Math.max(video.currentTime + seconds, seekable.start(0)), end));
+  }
+
+  /** In a live recording whoever goes back stays there, and whoever goes to the end follows it again. */
+  function seek(time) {
+    following = live && time >= edge() - FOLLOWED;
+    video.currentTime = following ? edge() : time;
+  }
+
+  function toggle() {
+    if (!viewing) return;
+    if (video.paused) play();
+    else video.pause();
+  }
+
+  /** While following a live recording there is nothing to speed up to; slower means to stay behind. */
+  function setRate(chosen) {
+    rate = chosen;
+    if (live && rate < 1) following = false;
+    if (hls) hls.config.maxLiveSyncPlaybackRate = rate === 1 ? LIVE.maxLiveSyncPlaybackRate : 1;
+    video.defaultPlaybackRate = video.playbackRate = rate;
+    tell("rate", rate);
+  }
+
+  function say(told = rest) {
+    words.textContent = told;
   }
 
   function measure() {
-    const date = live ? shownAt() : null;
+    const date = live ? placeOf(video.currentTime).date : null;
     toLive.hidden = !live || following;
+    if (live && rate > 1 && edge() - video.currentTime < 1) goLive();
     if (!date) {
       delete box.dataset.behind;
       behind.textContent = "";
       return;
     }
-    const seconds = (Date.now() - date.getTime()) / 1000;
+    const seconds = (Date.now() - date) / 1000;
     box.dataset.behind = seconds.toFixed(2);
     behind.textContent = seconds < CLOCK_SLACK
       ? "记录仪时钟快于本机，无法计算距现场时间"
@@ -210,14 +305,12 @@
 
   function goLive() {
     following = true;
+    setRate(1);
     video.currentTime = edge();
     play();
   }
 
   toLive.addEventListener("click", goLive);
-  video.addEventListener("seeking", () => {
-    if (live) following = edge() - video.currentTime <= WENT_BACK;
-  });
   video.addEventListener("pause", () => {
     if (live && !video.ended) following = false;
   });
@@ -225,9 +318,28 @@
     words.textContent = rest;
   });
   video.addEventListener("ended", () => {
-    clearInterval(clock);
     box.dataset.state = "closed";
     rest = "";
     words.textContent = "已封存，播放完毕";
   });
+
+  globalThis.Quancheng.player = {
+    box,
+    video,
+    placeOf,
+    seekTo,
+    seekBy,
+    toggle,
+    setRate,
+    say,
+    get viewing() {
+      return viewing;
+    },
+    get live() {
+      return live;
+    },
+    get rate() {
+      return rate;
+    },
+  };
 })();
