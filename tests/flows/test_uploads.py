@@ -176,7 +176,7 @@ def test_an_ietf_upload_in_pieces(system: System, source: Source, interop: str |
     assert_sealed_whole(system, url, data)
 
 
-def test_an_upload_is_listed_and_not_played(system: System, source: Source) -> None:
+def test_an_upload_is_listed_and_taken_along_and_not_played(system: System, source: Source) -> None:
     url = created(source, 9, b"%PDF-1.7\n", upload_checksum=checksum(b"%PDF-1.7\n", "sha1"))
     told = assert_sealed_whole(system, url, b"%PDF-1.7\n", "pdf")
     assert told["closed_by"] == "server"
@@ -184,6 +184,10 @@ def test_an_upload_is_listed_and_not_played(system: System, source: Source) -> N
         asked = client.post(f"/v1/recordings/{ended(system, url)['id']}/viewings", json={"purpose": "spot-check"})
         assert (asked.status_code, asked.json()["slug"]) == (409, "not-playable")
         assert "文件上传" in client.get(f"/recordings/{ended(system, url)['id']}").text
+        take = {"purpose": "spot-check", "original": True}
+        viewing = client.post(f"/v1/recordings/{ended(system, url)['id']}/viewings", json=take).json()
+        original = client.get(viewing["original"])
+        assert (original.headers["content-type"], original.content) == ("application/pdf", b"%PDF-1.7\n")
 
 
 def test_names_stay_out_of_the_log(system: System, source: Source) -> None:

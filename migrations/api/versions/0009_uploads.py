@@ -13,8 +13,10 @@ ALTER TABLE api.recordings
     DROP CONSTRAINT recordings_door_check,
     DROP CONSTRAINT recordings_container_check,
     ADD CONSTRAINT recordings_door_check CHECK (door IN ('direct', 'push', 'resumable')),
-    ADD CONSTRAINT recordings_container_check CHECK (container IN ('fmp4', 'ts', 'file'))
+    ADD CONSTRAINT recordings_container_check CHECK (container IN ('fmp4', 'ts', 'file')),
+    ADD COLUMN format varchar(8) NOT NULL DEFAULT 'mp4'
 """,
+    "UPDATE api.recordings SET format = 'ts' WHERE container = 'ts'",
     """
 CREATE TABLE api.uploads (
     id uuid PRIMARY KEY,

@@ -24,6 +24,8 @@ class Recording(Table, table=True):
     state: str
     door: str = "direct"
     container: str = "fmp4"
+    """How it is cut and played; a `file` is cut anywhere and not played."""
+    format: str = "mp4"
     started_at: datetime = Field(sa_type=Time)
     ended_at: datetime | None = Field(default=None, sa_type=Time)
     last_segment_at: datetime | None = Field(default=None, sa_type=Time)

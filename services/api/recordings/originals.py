@@ -32,7 +32,19 @@ from services.vault.contract.client import VaultRefused, VaultUnreachable
 _log = logging.getLogger("quancheng.recordings")
 _BATCH_BYTES = wire.MAX_SEGMENT_BYTES
 """Bytes fetched under one batch of tickets: at a megabit a second they still last."""
-_TYPES = {"ts": ("video/mp2t", "ts"), "fmp4": ("video/mp4", "mp4")}
+_TYPES = {
+    "mp4": "video/mp4",
+    "ts": "video/mp2t",
+    "mov": "video/quicktime",
+    "avi": "video/vnd.avi",
+    "mkv": "video/matroska",
+    "jpg": "image/jpeg",
+    "png": "image/png",
+    "wav": "audio/wav",
+    "mp3": "audio/mpeg",
+    "pdf": "application/pdf",
+    "bin": "application/octet-stream",
+}
 
 
 @dataclass(frozen=True)
@@ -59,13 +71,12 @@ async def download(
             raise RangeUnsatisfiable(size=size) from error
         first, end = part or (0, size)
         begin = (await db.execute(_at(recording.id, first))).one()
-    kind, suffix = _TYPES[recording.container]
     headers = {
-        "content-type": kind,
+        "content-type": _TYPES[recording.format],
         "content-length": str(end - first),
         "accept-ranges": "bytes",
         "etag": etag,
-        "content-disposition": f'attachment; filename="quancheng-{recording.id}.{suffix}"',
+        "content-disposition": f'attachment; filename="quancheng-{recording.id}.{recording.format}"',
     }
     if part:
         headers["content-range"] = f"bytes {first}-{end - 1}/{size}"

@@ -10,7 +10,7 @@ import hashlib
 import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from sqlalchemy import select, update
@@ -83,6 +83,7 @@ async def begin(
         "state": "open",
         "door": "push",
         "container": "fmp4" if init_sha256 else "ts",
+        "format": "mp4" if init_sha256 else "ts",
         "started_at": started_at,
         "remuxed_by": pusher.remuxed_by,
         "address_id": pusher.address_id,
@@ -105,7 +106,7 @@ async def introduce(vault: VaultClient, recording: Recording) -> None:
         source=recording.recorder_id,
         key_id=None,
         started_at=recording.started_at,
-        format="ts" if recording.container == "ts" else "mp4",
+        format=cast(wire.Format, recording.format),
         remuxed_by=recording.remuxed_by,
     )
     await vault.open(recording.id, opening)

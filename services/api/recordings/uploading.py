@@ -124,6 +124,7 @@ async def index(db: AsyncSession, pusher: Pusher, upload: Upload, sealed: wire.S
         "state": "open",
         "door": "resumable",
         "container": "file",
+        "format": upload.format,
         "started_at": upload.created_at,
         "remuxed_by": pusher.remuxed_by,
     }
