@@ -38,6 +38,7 @@ class HandTerminal:
         self.http = httpx.Client(base_url=system.stack.api_url, auth=signer, timeout=30, trust_env=False)
         answer = self.http.post("/v1/enrolments", json=enrolment)
         answer.raise_for_status()
+        self._system, self.recorder = system, answer.json()["recorder"]
         self.vault = wire.VaultIdentity.model_validate(answer.json()["vault"])
         self.trusted = {self.vault.receipt_key_id: verify.load_public_key(pem_of(self.vault.receipt_key))}
 
@@ -48,6 +49,12 @@ class HandTerminal:
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         self.http.close()
+
+    def revoke(self) -> None:
+        """By an administrator, since it was lost."""
+        message = {"key_id": verify.key_id(raw_public(self.key)), "code": "lost", "reason": "遗失"}
+        with self._system.sign_in("admin") as admin:
+            admin.post(f"/v1/recorders/{self.recorder}/revocation", json=message).raise_for_status()
 
     def begin(self) -> HandRecording:
         """A recording under an id of our own, opened at the api."""

@@ -54,6 +54,11 @@ class Source:
         argv += ["-g", "10", *options, self.url + name]
         return subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
+    def copy(self, name: str, file: Path, *options: str) -> subprocess.CompletedProcess[str]:
+        """ffmpeg sends a file as it is, as fast as it is taken."""
+        argv = [find_ffmpeg(None), "-v", "error", "-i", str(file), "-c", "copy", *options, self.url + name]
+        return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+
     def recordings(self) -> list[dict[str, Any]]:
         """Those of this source, the oldest first."""
         told = self.system.stack.postgres.run_sql(

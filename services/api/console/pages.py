@@ -40,6 +40,24 @@ KINDS: Final = {
     "instrument": "检测仪器",
 }
 GAPS: Final = {"disconnected": "来源中断", "not-sealed": "收到而未能封存"}
+FACTS: Final = {
+    "black": "画面全黑",
+    "covered": "画面为单一色调，镜头可能被遮挡",
+    "frozen": "画面没有变化",
+    "silent": "没有声音",
+    "no-picture": "全程没有画面",
+    "no-sound": "全程没有声音轨",
+    "clock-off": "设备时钟不准",
+    "not-closed": "停止时没有关闭",
+}
+NOT_CLOSED: Final = {"lost": "终端失去联系", "revoked": "终端密钥已吊销", "cancelled": "上传方已撤销"}
+NOT_LOOKED: Final = {
+    "not-media": "不是音像，未做检测",
+    "unreadable": "检测程序无法读取，未做检测",
+    "partly-unreadable": "有一部分检测程序无法读取",
+    "gone": "内容已不在，未做检测",
+    "no-ffmpeg": "服务器没有 ffmpeg，未做检测",
+}
 PRESENCES: Final = {
     "closed": "已封存",
     "live": "实时",
@@ -86,6 +104,9 @@ def environment() -> Environment:
         media_names=MEDIA,
         kinds=KINDS,
         gap_names=GAPS,
+        fact_names=FACTS,
+        not_closed=NOT_CLOSED,
+        not_looked=NOT_LOOKED,
     )
     return made
 

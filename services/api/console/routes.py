@@ -18,7 +18,7 @@ from services.api.errors import NoSuchSegment, SignInFailed, TooManyFailures
 from services.api.identity import service as identity
 from services.api.identity.dependencies import COOKIE, Acting, SignedIn, same_site
 from services.api.identity.routes import address_of, give_cookie
-from services.api.recordings import queries
+from services.api.recordings import facts, queries
 from services.api.recordings.views import State
 from services.api.vault import Vault
 from services.vault.contract import wire
@@ -116,6 +116,7 @@ async def recording(recording: UUID, request: Request, who: SignedIn, sessions: 
         detail = await queries.recording(db, who, recording)
         act = await queries.manifest_act(db, who, recording)
         page = await queries.segments(db, who, recording, limit=_SEGMENTS)
+        known = await facts.of(db, who, recording)
     if act is not None:
         try:
             detail = replace(detail, manifest_log_index=(await vault.proof(act)).index)
@@ -126,6 +127,7 @@ async def recording(recording: UUID, request: Request, who: SignedIn, sessions: 
             "recording.html",
             principal=who,
             detail=detail,
+            facts=known,
             segments=page.rows,
             next_after=page.next_after,
             recording_id=recording,

@@ -18,6 +18,7 @@ from sqlmodel import col
 from services.api.database import Sessions
 from services.api.recorders.dependencies import Terminal
 from services.api.recorders.models import RecorderKey
+from services.api.recordings import detecting
 from services.api.recordings.models import Recording, Segment
 from services.api.recordings.service import index, require_own
 from services.vault.contract import wire
@@ -126,11 +127,14 @@ async def _record(sessions: Sessions, closed: wire.ClosedRecording) -> None:
             values |= {
                 "state": "closed",
                 "closed_by": closed.closed_by,
+                "close_reason": manifest.get("reason"),
                 "ended_at": closed.ended_at,
                 "lock": closed.lock,
                 "manifest_sha256": closed.manifest_sha256,
                 "manifest_act": closed.log_act,
             }
+        if "state" in values or closed.number > recording.supplements:
+            await detecting.enter(db, closed.recording, closed.number)
         await db.execute(update(Recording).where(col(Recording.id) == closed.recording).values(values))
 
 

@@ -36,6 +36,8 @@ class Recording(Table, table=True):
     manifest_sha256: str | None = None
     manifest_act: UUID | None = None
     closed_by: str | None = None
+    close_reason: str | None = None
+    """Why the server closed it."""
     supplements: int = 0
     tried_at: datetime | None = Field(default=None, sa_type=Time)
     """When the server last tried in vain to close it in its terminal's stead."""
@@ -138,6 +140,32 @@ class Gap(Table, table=True):
     from_at: datetime = Field(sa_type=Time)
     to_at: datetime = Field(sa_type=Time)
     noted_at: datetime = Field(sa_type=Time)
+
+
+class Detection(Table, table=True):
+    """A closing, or a supplement, was looked at; `not_looked` says why not, or not all of it."""
+
+    __tablename__ = "detections"
+    recording_id: UUID = Field(primary_key=True)
+    number: int = Field(primary_key=True)
+    done_at: datetime = Field(sa_type=Time)
+    detector: str | None = None
+    not_looked: str | None = None
+    found: int
+
+
+class Stretch(Table, table=True):
+    """Of what is played something that shows or tells nothing: by the recorder's clock, where there is one."""
+
+    __tablename__ = "stretches"
+    id: UUID = Field(primary_key=True)
+    recording_id: UUID
+    number: int
+    kind: str
+    from_at: datetime | None = Field(default=None, sa_type=Time)
+    to_at: datetime | None = Field(default=None, sa_type=Time)
+    from_ms: int = Field(sa_type=BigInteger)
+    to_ms: int = Field(sa_type=BigInteger)
 
 
 class Held(Table, table=True):

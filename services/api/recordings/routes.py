@@ -12,7 +12,7 @@ from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 
 from services.api.database import Db, Maker
 from services.api.identity.dependencies import Acting, SignedIn
-from services.api.recordings import exports, originals, playback, queries, service
+from services.api.recordings import exports, facts, originals, playback, queries, service
 from services.api.recordings import timeline as timelines
 from services.api.recordings.schemas import (
     ExportPage,
@@ -23,7 +23,7 @@ from services.api.recordings.schemas import (
     SegmentList,
     ViewingView,
 )
-from services.api.recordings.views import RecordingDetail, State, Timeline
+from services.api.recordings.views import Facts, RecordingDetail, State, Timeline
 from services.api.vault import Vault
 from services.vault.contract import wire
 
@@ -77,6 +77,12 @@ async def timeline(
         return Response(status_code=304, headers=headers)
     response.headers.update(headers)
     return await timelines.of(db, found.recording)
+
+
+@router.get("/recordings/{recording}/facts")
+async def facts_of(recording: UUID, who: SignedIn, db: Db) -> Facts:
+    """Gaps, a stop without a closing, a clock that was off, and stretches that show or tell nothing."""
+    return await facts.of(db, who, recording)
 
 
 @router.post("/recordings/{recording}/viewings", status_code=201)

@@ -128,6 +128,37 @@ class Timeline:
 
 
 @dataclass(frozen=True)
+class Fact:
+    """Times are by the recorder's clock, none where it has none (a file); `from_ms` and `to_ms` say how far into what
+    is played. Of a gap `gap-open` may be filled yet and `missing` is declared so by the closing; `reason` says why,
+    where that is known. `clock-off`: the recorder's clock was so far ahead (or behind, below 0) of the server's, by
+    more than half a minute. `not-closed`: it stopped and nobody closed it. The rest was found by detectors, and is a
+    suspicion."""
+
+    kind: str
+    from_at: datetime | None
+    to_at: datetime | None
+    from_ms: int | None = None
+    to_ms: int | None = None
+    first_missing: int | None = None
+    last_missing: int | None = None
+    offset_ms: int | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """`looked_at`: when the detectors had looked; `not_looked` says why they did not, or not at all of it:
+    `not-media`, `unreadable`, `partly-unreadable`, `gone`, `no-ffmpeg`. `unnamed_gaps` are too short to be listed."""
+
+    items: list[Fact]
+    unnamed_gaps: int
+    looked_at: datetime | None
+    not_looked: str | None
+    detector: str | None
+
+
+@dataclass(frozen=True)
 class RecordingDetail:
     """`remuxed_by` is the gateway that took the media apart and together again; `gaps` are the first hundred."""
 
