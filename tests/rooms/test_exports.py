@@ -381,12 +381,12 @@ async def test_copies_are_plain_and_play_and_what_cannot_be_remuxed_is_said(room
 async def test_copies_are_refused_where_the_machine_has_no_ffmpeg(
     room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from services.media import ffmpeg
     from services.vault import errors
-    from services.vault.export import copies
 
     made = await recorded(room.client, pieces(10))
     request = await asked(room.client, [made.id], copies=True)
-    monkeypatch.setattr(copies, "ffmpeg", lambda: None)
+    monkeypatch.setattr(ffmpeg, "version", lambda: None)
     desk = Exports(room.engine, lifetime=timedelta(days=7))
     with pytest.raises(errors.CopiesUnavailable):
         await desk.begin(request)
