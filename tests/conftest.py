@@ -58,6 +58,12 @@ def strace() -> Path:
 
 
 @pytest.fixture(scope="session")
+def nft() -> Path:
+    """What loses packets on purpose."""
+    return _program("nft", "QUANCHENG_NFT")
+
+
+@pytest.fixture(scope="session")
 def litewitness() -> Path:
     """A real witness program."""
     return _program("litewitness", "QUANCHENG_LITEWITNESS")

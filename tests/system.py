@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,10 +69,13 @@ class System:
         )
         return events_of(done.stdout)
 
-    def start_terminal(self, command: str, home: Path, *arguments: str) -> subprocess.Popen[str]:
-        """Start the reference terminal; its events are lines of JSON on stdout."""
+    def start_terminal(
+        self, command: str, home: Path, *arguments: str, within: Sequence[str] = ()
+    ) -> subprocess.Popen[str]:
+        """Start the reference terminal; its events are lines of JSON on stdout. `within` is a command that starts
+        another."""
         return subprocess.Popen(
-            terminal_argv(command, home, *arguments),
+            [*within, *terminal_argv(command, home, *arguments)],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -117,8 +120,8 @@ def events_of(output: str) -> list[dict[str, Any]]:
 def free_ports(count: int = 3) -> int:
     """The first of `count` free ports in a row."""
     # From anywhere, so that two runs seldom choose alike; each process of one run has a part of its own.
-    part = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 2
-    for port in random.sample(range(20000 + 10 * part, 30000, 20), 500):
+    part = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 3
+    for port in random.sample(range(20000 + 10 * part, 30000, 30), 300):
         with contextlib.ExitStack() as opened:
             try:
                 for each in range(port, port + count):

@@ -1,8 +1,8 @@
 """`./dev test`: get what the tests need that no Python package brings, then run pytest.
 
-MinIO, Chromium, a Go, libfaketime, strace, Caddy and the witness litewitness are found or made; their paths go to
-pytest as QUANCHENG_MINIO, QUANCHENG_CHROMIUM, QUANCHENG_GO, QUANCHENG_FAKETIME, QUANCHENG_STRACE, QUANCHENG_CADDY and
-QUANCHENG_LITEWITNESS.
+MinIO, Chromium, a Go, libfaketime, strace, nft, Caddy and the witness litewitness are found or made; their paths go
+to pytest as QUANCHENG_MINIO, QUANCHENG_CHROMIUM, QUANCHENG_GO, QUANCHENG_FAKETIME, QUANCHENG_STRACE, QUANCHENG_NFT,
+QUANCHENG_CADDY and QUANCHENG_LITEWITNESS.
 What cannot be had is said before and after the tests, with what cannot run without it; with CI=true it
 fails the run, however well the other tests went.
 """
@@ -161,6 +161,21 @@ def find_strace() -> Path:
     raise LocalError("没有可用的 strace(Debian 软件包 strace),也无法安装。")
 
 
+# --- a link that loses packets ---
+
+
+def find_nft() -> Path:
+    """nft, for root: `$QUANCHENG_NFT`, PATH, or Debian's package, with the `ip` that it needs beside it."""
+    if os.geteuid() != 0:
+        raise LocalError("不是 root,不能建立网络命名空间。")
+    found = os.environ.get("QUANCHENG_NFT") or shutil.which("nft")
+    if (not found or not shutil.which("ip")) and can_install() and install("nftables", "iproute2"):
+        found = shutil.which("nft")
+    if found and starts(Path(found)) and shutil.which("ip"):
+        return Path(found).absolute()
+    raise LocalError("没有可用的 nft 与 ip(Debian 软件包 nftables、iproute2),也无法安装。")
+
+
 # --- all of it ---
 
 
@@ -172,6 +187,7 @@ def provide() -> list[Missing]:
         ("QUANCHENG_GO", lambda: peers.find_go(say), "Go", "由独立客户端读取公开日志的测试"),
         ("QUANCHENG_FAKETIME", find_faketime, "libfaketime", "时钟跳变的测试"),
         ("QUANCHENG_STRACE", find_strace, "strace", "证据先落盘、后签收的测试"),
+        ("QUANCHENG_NFT", find_nft, "nft", "丢包网络中的终端的测试"),
         ("QUANCHENG_CADDY", lambda: peers.find_caddy(say), "Caddy", "反向代理(TLS)的测试"),
         ("QUANCHENG_LITEWITNESS", lambda: peers.find_litewitness(say), "litewitness", "日志见证的测试"),
     ]

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,12 +20,12 @@ SECOND_BY_SECOND = ("--source", "demo", "--segment-seconds", "1")
 class LiveTerminal:
     """`record` or `resume` as its own process; leaving the block kills what still runs."""
 
-    def __init__(self, system: System, home: Path, command: str, *arguments: str):
+    def __init__(self, system: System, home: Path, command: str, *arguments: str, within: Sequence[str] = ()):
         self.home = home
         self.events: list[dict[str, Any]] = []
         self.said: list[str] = []
         self._told = threading.Condition()
-        self._process = system.start_terminal(command, home, *arguments)
+        self._process = system.start_terminal(command, home, *arguments, within=within)
         self._reader = threading.Thread(target=self._read, name="terminal's events")
         self._reader.start()
 
