@@ -30,7 +30,7 @@ def say(text: str) -> None:
 def minio_system() -> System:
     """The whole system, live, in a temporary folder that goes with `held`."""
     try:
-        unhurried = {"QUANCHENG_API_PUSH_MBIT_PER_SECOND": "1000000"}
+        unhurried = {f"QUANCHENG_API_{door}_MBIT_PER_SECOND": "1000000" for door in ("PUSH", "UPLOAD")}
         return held.enter_context(running(find_or_build(say), settings=unhurried))
     except LocalError as error:
         raise Unavailable(str(error)) from error

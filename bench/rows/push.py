@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -33,13 +33,7 @@ def material() -> list[Path]:
     grown to 2 MiB of random bytes, a second each."""
     system, size = minio_system(), bulk_bytes() // STREAMS
     require_room(system, 14 * bulk_bytes())
-    argv = [find_ffmpeg(None), "-v", "error", "-f", "lavfi", "-i", "testsrc=size=160x90:rate=10:duration=2"]
-    argv += ["-c:v", "libx264", "-preset", "ultrafast", "-g", "10", "-f", "mp4"]
-    argv += ["-movflags", "+frag_keyframe+empty_moov+default_base_moof", "pipe:1"]
-    made = subprocess.run(argv, check=True, capture_output=True).stdout
-    first = made.index(b"moof") - 4
-    head = made[:first]
-    moof = made[first : made.index(b"mdat", first) - 4]
+    head, moof = pieces_of_stream(seconds=1)
     at = moof.index(b"tfdt") + 8
     folder = Path(tempfile.mkdtemp(dir=system.folder, prefix="streams-"))
     files = [folder / f"{n}.mp4" for n in range(STREAMS)]
@@ -52,6 +46,17 @@ def material() -> list[Path]:
                 file.write(moof[:at] + begun + moof[at + 8 :])
                 file.write((_GOP_BYTES + 8).to_bytes(4, "big") + b"mdat" + os.urandom(_GOP_BYTES))
     return files
+
+
+def pieces_of_stream(*, seconds: int) -> tuple[bytes, bytes]:
+    """A real init, and the `moof` of a real fragment of so many seconds from key frame to key frame."""
+    picture = f"testsrc=size=160x90:rate=10:duration={2 * seconds}"
+    argv = [find_ffmpeg(None), "-v", "error", "-f", "lavfi", "-i", picture]
+    argv += ["-c:v", "libx264", "-preset", "ultrafast", "-g", str(10 * seconds), "-f", "mp4"]
+    argv += ["-movflags", "+frag_keyframe+empty_moov+default_base_moof", "pipe:1"]
+    made = subprocess.run(argv, check=True, capture_output=True).stdout
+    first = made.index(b"moof") - 4
+    return made[:first], made[first : made.index(b"mdat", first) - 4]
 
 
 def chunks(path: Path) -> Iterator[bytes]:
@@ -90,18 +95,25 @@ def _tusd() -> str:
     return f"{url}/files/"
 
 
+def _upload(url: str, path: Path) -> None:
+    """tus 1.0.0: a creation, and all of it in one PATCH."""
+    with httpx.Client(trust_env=False, timeout=600, headers={"tus-resumable": "1.0.0"}) as http:
+        made = http.post(url, headers={"upload-length": str(path.stat().st_size)})
+        made.raise_for_status()
+        headers = {"upload-offset": "0", "content-type": "application/offset+octet-stream"}
+        http.patch(made.headers["location"], content=chunks(path), headers=headers).raise_for_status()
+
+
 def with_tusd() -> float:
-    """tusd: each stream one upload (tus 1.0.0: a creation, one PATCH), kept in MinIO by multipart upload."""
-    url = _tusd()
+    """tusd: each stream one upload, kept in MinIO by multipart upload."""
+    return _rate(partial(_upload, _tusd()))
 
-    def send(path: Path) -> None:
-        with httpx.Client(trust_env=False, timeout=600, headers={"tus-resumable": "1.0.0"}) as http:
-            made = http.post(url, headers={"upload-length": str(path.stat().st_size)})
-            made.raise_for_status()
-            headers = {"upload-offset": "0", "content-type": "application/offset+octet-stream"}
-            http.patch(made.headers["location"], content=chunks(path), headers=headers).raise_for_status()
 
-    return _rate(send)
+@row("resumable-bulk", unit="MiB/s", better="higher", goal=1.0, peer=with_tusd, runs=3)
+def resumable_bulk() -> float:
+    """Four uploads by tus at once, each until its PATCH is answered: all of it hashed, put with checksum and lock in
+    segments of 8 MiB, checked and receipted. The digest of the whole comes after, by a job, and is not waited for."""
+    return _rate(partial(_upload, Source(minio_system(), "dock", name=f"bench {uuid4()}").uploads))
 
 
 def _api_seconds() -> float:
