@@ -64,6 +64,12 @@ def nft() -> Path:
 
 
 @pytest.fixture(scope="session")
+def tus_js() -> Path:
+    """A folder with tus-js-client, and `upload.mjs` that uses it."""
+    return _program("tus-js-client", "QUANCHENG_TUSJS", os.R_OK)
+
+
+@pytest.fixture(scope="session")
 def litewitness() -> Path:
     """A real witness program."""
     return _program("litewitness", "QUANCHENG_LITEWITNESS")

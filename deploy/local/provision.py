@@ -1,8 +1,8 @@
 """`./dev test`: get what the tests need that no Python package brings, then run pytest.
 
-MinIO, Chromium, a Go, libfaketime, strace, nft, Caddy and the witness litewitness are found or made; their paths go
-to pytest as QUANCHENG_MINIO, QUANCHENG_CHROMIUM, QUANCHENG_GO, QUANCHENG_FAKETIME, QUANCHENG_STRACE, QUANCHENG_NFT,
-QUANCHENG_CADDY and QUANCHENG_LITEWITNESS.
+MinIO, Chromium, a Go, libfaketime, strace, nft, Caddy, the witness litewitness and tus-js-client are found or made;
+their paths go to pytest as QUANCHENG_MINIO, QUANCHENG_CHROMIUM, QUANCHENG_GO, QUANCHENG_FAKETIME, QUANCHENG_STRACE,
+QUANCHENG_NFT, QUANCHENG_CADDY, QUANCHENG_LITEWITNESS and QUANCHENG_TUSJS.
 What cannot be had is said before and after the tests, with what cannot run without it; with CI=true it
 fails the run, however well the other tests went.
 """
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.local import peers
+from deploy.local import nodes, peers
 from deploy.local.golang import cache_folder
 from deploy.local.minio import find_or_build
 from deploy.local.processes import ROOT, LocalError
@@ -176,6 +176,16 @@ def find_nft() -> Path:
     raise LocalError("没有可用的 nft 与 ip(Debian 软件包 nftables、iproute2),也无法安装。")
 
 
+# --- a client in JavaScript ---
+
+
+def find_tus_js() -> Path:
+    """tus-js-client for the Node that is here, or Debian's."""
+    if not (shutil.which("node") and shutil.which("npm")) and can_install():
+        install("nodejs", "npm")
+    return nodes.find_tus_js(say)
+
+
 # --- all of it ---
 
 
@@ -189,6 +199,7 @@ def provide() -> list[Missing]:
         ("QUANCHENG_STRACE", find_strace, "strace", "证据先落盘、后签收的测试"),
         ("QUANCHENG_NFT", find_nft, "nft", "丢包网络中的终端的测试"),
         ("QUANCHENG_CADDY", lambda: peers.find_caddy(say), "Caddy", "反向代理(TLS)的测试"),
+        ("QUANCHENG_TUSJS", find_tus_js, "tus-js-client", "由 tus-js-client 上传的测试"),
         ("QUANCHENG_LITEWITNESS", lambda: peers.find_litewitness(say), "litewitness", "日志见证的测试"),
     ]
     missing = []

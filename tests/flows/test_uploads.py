@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 import subprocess
 from collections.abc import Iterator
@@ -55,6 +56,19 @@ def test_a_client_of_others_uploads_a_movie(system: System, source: Source, tmp_
         "现场.mp4",
         "video/mp4",
     )
+
+
+def test_tus_js_client_goes_on_where_it_was_broken_off(
+    system: System, source: Source, tus_js: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "film.bin"
+    file.write_bytes(data := some(20 * MIB))
+    argv = ["node", "upload.mjs", source.uploads, str(file), str(9 * MIB)]
+    done = subprocess.run(argv, cwd=tus_js, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert 9 * MIB <= told["begun"] < 20 * MIB
+    assert_sealed_whole(system, told["url"], data)
 
 
 def test_in_chunks_with_checksums_and_come_back_to(system: System, source: Source, tmp_path: Path) -> None:
