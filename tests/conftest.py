@@ -14,6 +14,20 @@ from tests.system import System, running
 ABSENT = "没有 {what}:请用 ./dev test 运行测试,它会准备好;或设置环境变量 {variable}。"
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What is marked `one_store` does not hang on which store it is, and is tried on the local folder alone."""
+    twice = [
+        item
+        for item in items
+        if isinstance(item, pytest.Function)
+        and item.get_closest_marker("one_store")
+        and "minio" in item.callspec.params.values()
+    ]
+    if twice:
+        config.hook.pytest_deselected(items=twice)
+        items[:] = [item for item in items if item not in set(twice)]
+
+
 def _program(what: str, variable: str, access: int = os.X_OK) -> Path:
     path = os.environ.get(variable)
     if not path or not os.access(path, access):

@@ -191,6 +191,7 @@ def test_a_supplement_that_nobody_closes_is_closed_by_the_vault_alone(impatient:
         assert detail_of(impatient, recording.id)["supplements"] == 1
 
 
+@pytest.mark.one_store
 def test_the_reference_terminal_comes_back_to_a_recording_closed_without_it(impatient: System) -> None:
     """Killed with segments in its spool; by the time it resumes, the server has closed."""
     home = impatient.new_terminal("lost")

@@ -120,6 +120,7 @@ def test_a_recording_whose_manifest_an_earlier_key_signed_verifies_by_stock_tool
         assert done.returncode == 0, (command, done.stdout, done.stderr)
 
 
+@pytest.mark.one_store
 def test_a_revoked_vault_key_is_followed_by_none_until_the_new_one_is_given(system: System, tmp_path: Path) -> None:
     home = system.new_terminal("unled")
     pinned = pinned_by((home / "terminal.json").read_bytes())
@@ -239,6 +240,7 @@ def test_only_an_administrator_of_the_unit_revokes_and_only_a_key_that_is_there(
         terminal.begin()
 
 
+@pytest.mark.one_store
 def test_while_the_vault_is_away_the_key_is_refused_already_and_the_vault_is_told_later(system: System) -> None:
     with HandTerminal(system) as terminal, system.sign_in("admin") as admin:
         identity = verify.key_id(raw_public(terminal.key))

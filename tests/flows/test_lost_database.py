@@ -31,6 +31,7 @@ def rebuild(system: System) -> str:
     return done.stdout
 
 
+@pytest.mark.one_store
 def test_a_terminal_streams_through_the_loss_of_the_vault_s_database(losing: System) -> None:
     home = losing.new_terminal("streaming")
     with LiveTerminal(losing, home, "record", *SECOND_BY_SECOND, "--seconds", str(SECONDS)) as terminal:
@@ -53,6 +54,7 @@ def test_a_terminal_streams_through_the_loss_of_the_vault_s_database(losing: Sys
     assert_log_is_whole(losing)
 
 
+@pytest.mark.one_store
 def test_an_act_of_the_api_that_was_signed_and_not_published_is_told_again(losing: System) -> None:
     home = losing.new_terminal("watched")
     losing.terminal("record", home, *SECOND_BY_SECOND, "--seconds", "2")

@@ -57,6 +57,7 @@ def test_every_way_is_sealed_whole(system: System, codec: tuple[str, ...]) -> No
         assert source.gaps() == []
 
 
+@pytest.mark.one_store
 def test_dash_brings_its_renditions_side_by_side(system: System) -> None:
     source = Source(system)
     options = ("-seg_duration", "1", "-streaming", "1", "-ldash", "1", "-format_options", "movflags=cmaf")
@@ -67,6 +68,7 @@ def test_dash_brings_its_renditions_side_by_side(system: System) -> None:
     assert frames(exported(system, sound["id"]), "a") > 100
 
 
+@pytest.mark.one_store
 @pytest.mark.parametrize("way", WAYS)
 def test_who_comes_back_goes_on_in_the_same_recording(system: System, way: str) -> None:
     name, options = WAYS[way]
@@ -92,6 +94,7 @@ def test_who_comes_back_goes_on_in_the_same_recording(system: System, way: str) 
     exported(system, recording["id"])
 
 
+@pytest.mark.one_store
 def test_another_stream_at_the_same_address_is_another_recording(system: System) -> None:
     source = Source(system)
     finish(source.push("live.mp4", *FMP4, seconds=2))
@@ -100,6 +103,7 @@ def test_another_stream_at_the_same_address_is_another_recording(system: System)
     assert [one["container"] for one in source.closed(3)] == ["fmp4", "fmp4", "ts"]
 
 
+@pytest.mark.one_store
 def test_the_newest_connection_is_the_one_that_counts(system: System) -> None:
     source = Source(system)
     first = source.push("live.mp4", *FMP4, seconds=20)
@@ -110,6 +114,7 @@ def test_the_newest_connection_is_the_one_that_counts(system: System) -> None:
     exported(system, recording["id"])
 
 
+@pytest.mark.one_store
 def test_a_revoked_address_takes_nothing_more(system: System) -> None:
     source = Source(system)
     push = source.push("live.mp4", *FMP4, seconds=20)
@@ -122,6 +127,7 @@ def test_a_revoked_address_takes_nothing_more(system: System) -> None:
     assert (again.status_code, again.json()["slug"]) == (403, "address-invalid")
 
 
+@pytest.mark.one_store
 def test_the_tail_of_who_hangs_up_at_once_is_not_lost(system: System) -> None:
     """ffmpeg closes without waiting for an answer; some times, so that the moment varies."""
     sources = [Source(system) for _ in range(3)]

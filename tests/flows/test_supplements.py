@@ -112,6 +112,7 @@ def test_another_digest_of_a_closed_sequence_is_a_conflict_and_changes_neither_m
     verified(system.export(str(recording.id)))
 
 
+@pytest.mark.one_store
 @pytest.mark.parametrize("killed", [False, True], ids=["undisturbed", "killed"])
 @pytest.mark.parametrize("after", [2, 6, 10])
 def test_commits_that_race_a_closing_end_in_one_manifest_each(

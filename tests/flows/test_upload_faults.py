@@ -89,6 +89,7 @@ def test_any_replica_goes_on(pair: Pair, source: Source) -> None:
     assert_sealed_whole(pair.system, url, data)
 
 
+@pytest.mark.one_store
 @pytest.mark.parametrize("elsewhere", [False, True])
 @pytest.mark.parametrize("method", ["HEAD", "PATCH"])
 def test_whoever_comes_ends_who_is_stuck(pair: Pair, source: Source, elsewhere: bool, method: str) -> None:

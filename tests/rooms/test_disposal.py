@@ -86,6 +86,7 @@ async def half_done(room: Room, path: Path, lives: timedelta, *keepers: Keeper) 
     return kept
 
 
+@pytest.mark.one_store
 async def test_an_order_that_was_tried_in_its_time_begins_nothing_after_it(room: Room, tmp_path: Path) -> None:
     path = tmp_path / "order.json"
     kept = await half_done(room, path, timedelta(seconds=22), FIRST, SECOND)
@@ -95,6 +96,7 @@ async def test_an_order_that_was_tried_in_its_time_begins_nothing_after_it(room:
     assert await room.store.head(kept.keys[0]) is not None
 
 
+@pytest.mark.one_store
 async def test_an_order_begins_nothing_once_who_signed_it_is_no_longer_a_custodian(
     room: Room, tmp_path: Path
 ) -> None:

@@ -29,6 +29,7 @@ async def room(short: System) -> AsyncIterator[Room]:
         yield made
 
 
+@pytest.mark.one_store
 async def test_the_bag_of_a_disposed_recording_says_by_whose_order_and_when(room: Room, tmp_path: Path) -> None:
     gone = await recorded(room.client, [secrets.token_bytes(size) for size in (300, 5000, 7000)])
     await gone.add([secrets.token_bytes(900)])
@@ -62,6 +63,7 @@ def _stock(bag: Path) -> list[str]:
     return stock_commands(bag)
 
 
+@pytest.mark.one_store
 async def test_copies_go_with_what_they_are_of(room: Room, tmp_path: Path) -> None:
     gone, kept = (
         await recorded(room.client, fragmented(seconds=2)),

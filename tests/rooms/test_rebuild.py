@@ -192,6 +192,7 @@ async def test_a_killed_rebuild_is_run_again_and_no_vault_starts_meanwhile(room:
     start_vault(room.system)
 
 
+@pytest.mark.one_store
 async def test_a_running_vault_or_another_role_is_refused_and_nothing_changes(room: Room) -> None:
     await told_and_published(room)
     before = await all_rows(room)
@@ -208,6 +209,7 @@ async def test_a_running_vault_or_another_role_is_refused_and_nothing_changes(ro
     start_vault(room.system)
 
 
+@pytest.mark.one_store
 async def test_statements_of_a_forked_history_are_told_again_under_other_indexes(room: Room) -> None:
     await told_and_published(room)
     stop_vault(room.system)
@@ -256,6 +258,7 @@ def sealed_order(what: custody.AnyOrder) -> dict[str, Any]:
     return signed(what, FIRST, SECOND).model_dump()
 
 
+@pytest.mark.one_store
 @pytest.mark.parametrize("losing", ["local"], indirect=True)
 @pytest.mark.parametrize(
     ("damage", "why"),

@@ -74,6 +74,7 @@ async def test_keys_that_were_rotated_retired_and_revoked_come_back_as_a_history
     assert (await source.close(first, b"by the first key")).segments == 1
 
 
+@pytest.mark.one_store
 async def test_a_dump_of_before_a_rotation_destroys_no_key(room: Room) -> None:
     """The newer key is on the disk alone: whoever starts on the older database, or changes a key by it, spares it."""
     folder = key_changes.folder_of(room.system)
@@ -106,6 +107,7 @@ async def test_a_dump_of_before_a_rotation_destroys_no_key(room: Room) -> None:
     await asyncio.to_thread(key_changes.done, room.system, "retire-key", retiring)
 
 
+@pytest.mark.one_store
 async def test_what_was_closed_while_publishing_stood_still_comes_back_without_its_enrolment(room: Room) -> None:
     await told_and_published(room)
     publishing = text("SELECT pg_advisory_lock(hashtext('quancheng-log-publish'))")
@@ -120,6 +122,7 @@ async def test_what_was_closed_while_publishing_stood_still_comes_back_without_i
     assert (await receipt(room, closed, 1, b"two")).sha256 == hashlib.sha256(b"two").hexdigest()
 
 
+@pytest.mark.one_store
 async def test_a_vault_that_started_during_a_rebuild_is_noticed(room: Room) -> None:
     await Source(room).recording(*(f"piece {n}".encode() for n in range(40)))
     await told_and_published(room)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 from sqlalchemy import text
 from uuid_utils.compat import uuid7
 
@@ -61,6 +62,7 @@ async def test_a_release_clears_the_flags_of_a_hold_that_was_never_wholly_placed
     assert not (await stored(room, sealed.keys[0])).held
 
 
+@pytest.mark.one_store
 async def test_an_order_of_two_releases_at_the_command_line(room: Room, tmp_path: Path) -> None:
     sealed = await recorded(room, [b"released by command"])
     hold = await placed(room, sealed.id)
@@ -194,6 +196,7 @@ async def test_the_log_commits_to_the_order_that_was_signed(room: Room) -> None:
     assert said["order_sha256"] == payload_sha256(envelope.model_dump())
 
 
+@pytest.mark.one_store
 def test_a_third_custodian_needs_the_order_of_two(short: System, tmp_path: Path) -> None:
     third, again = keeper("丙"), keeper(FIRST.name)
     assert "签名" in command(short, "enrol-custodian", third.name, third.public_text).stderr
