@@ -49,6 +49,12 @@ PRESENCES: Final = {
     "stopped": "终端已停止",
     "lost": "终端失联",
 }
+TAKEOVERS: Final = {
+    "no-link": "无网络",
+    "device-cannot-stream": "设备不支持直传",
+    "recovered": "设备恢复",
+    "other": "其他",
+}
 MEDIA: Final = {"init": "初始化段", "media": "媒体段"}
 
 
@@ -86,6 +92,7 @@ def environment() -> Environment:
         media_names=MEDIA,
         kinds=KINDS,
         gap_names=GAPS,
+        takeover_names=TAKEOVERS,
     )
     return made
 

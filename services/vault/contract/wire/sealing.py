@@ -182,7 +182,7 @@ class TakenOver(Message):
         """As it stands in what is signed."""
         times = {name: getattr(self, name) for name in ("at", "modified_at", "created_at")}
         said = {name: moment and rfc3339(moment) for name, moment in times.items()}
-        return self.model_dump(exclude=set(times)) | said
+        return self.model_dump(include=TakenOver.model_fields.keys() - times.keys()) | said
 
 
 class CloseRecording(Message):
