@@ -56,8 +56,11 @@ class Carried(Protocol):
 class Stock(Protocol):
     """Where the carried lies: bytes that wait for their receipts, of at most `limit`."""
 
-    used: int
-    limit: int
+    @property
+    def used(self) -> int: ...
+
+    @property
+    def limit(self) -> int: ...
 
     @property
     def full(self) -> bool: ...

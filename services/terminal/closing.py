@@ -111,6 +111,9 @@ def check_manifest(
         for name in ("recording", "count", "root", "missing", "started_at", "ended_at"):
             if manifest[name] != ours[name]:
                 raise ManifestRejected(f"{name} 与结束声明不同")
+        over = None if ours["missing"] else ours.get("taken_over")
+        if over and manifest["whole"] != {"sha256": over["sha256"], "size": over["size"]}:
+            raise ManifestRejected("整个文件的摘要与结束声明不同")
         if manifest["closing"] != closing.model_dump():
             raise ManifestRejected("其中的结束声明不是本终端所签")
         listed = root_of((s["sequence"], s["sha256"], s["size"]) for s in manifest["segments"])
