@@ -71,6 +71,8 @@ def take(found: Found, going: Callable[[], bool]) -> Taken:
             whole.update(piece)
             part.update(piece)
             size, held = size + len(piece), held + len(piece)
+            if size > found.size:
+                raise FileChanged
             if held == SEGMENT_BYTES:
                 digests.append(part.hexdigest())
                 part, held = hashlib.sha256(), 0
