@@ -56,13 +56,13 @@ async def close_lost(sessions: Sessions, vault: VaultClient, *, after: timedelta
     try:
         for recording in await _revoked(sessions, after):
             await _close_lost(sessions, vault, recording, "revoked")
-        for recording in await _lost(sessions, after):
+        for recording in await lost(sessions, after):
             await _close_lost(sessions, vault, recording, "lost")
     except VaultUnreachable as error:
         _log.warning("lost recordings wait: %s", error)
 
 
-async def _lost(sessions: Sessions, after: timedelta) -> list[UUID]:
+async def lost(sessions: Sessions, after: timedelta) -> list[UUID]:
     """Those that were not tried within the hour, the longest untried first. Uploads expire by themselves, and
     what was taken over waits longer."""
     now = datetime.now(UTC)

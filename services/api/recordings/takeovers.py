@@ -41,6 +41,8 @@ _LOOKS, _LOOK_SECONDS = 40, 0.25
 
 async def keep(db: AsyncSession, recording: Recording, file: NewTakeover | None) -> None:
     """What was told first stays. Raises RecordingDiffers where something else is told now."""
+    if (recording.container == "file") != (file is not None):
+        raise RecordingDiffers
     if file is not None:
         values = {"recording_id": recording.id, **file.model_dump()}
         await db.execute(insert(Takeover).values(values).on_conflict_do_nothing())
