@@ -24,7 +24,7 @@ from services.api.identity import routes as identity
 from services.api.jobs import routes as job_routes
 from services.api.recorders import revocation
 from services.api.recorders import routes as recorders
-from services.api.recordings import detecting, manifests, pushing, uploading, wholes
+from services.api.recordings import detecting, manifests, pushing, takeovers, uploading, wholes
 from services.api.recordings import routes as recordings
 from services.api.recordings.doors import direct, heartbeat, limits, push, resumable
 from services.api.recordings.doors.feeding import Inits, Means
@@ -119,6 +119,7 @@ def jobs_of(settings: Settings, engine: AsyncEngine, vault: VaultClient, store: 
     queue.handle(uploading.JOIN, lambda upload: wholes.join(uploads, upload))
     reader = Reader(vault, store)
     queue.handle(detecting.DETECT, lambda closing: detecting.find(sessions, reader, closing), at_once=1)
+    queue.handle(takeovers.CHECK, lambda recording: takeovers.check(sessions, reader, recording))
     queue.every("expire-uploads", uploading.EXPIRE_SECONDS, lambda: uploading.expire(sessions))
     return queue
 

@@ -121,6 +121,22 @@ class NotPlayable(ApiError):
     """An uploaded file is sealed as it came, and is not played."""
 
 
+class TakeoverDiffers(ApiError):
+    """The closing does not say of the file what was said when it was opened."""
+
+
+class SegmentsOutstanding(ApiError):
+    """Not all of the file is sealed, as far as is known here."""
+
+
+class WholeUnchecked(ApiError):
+    """What is sealed of the file is still being read."""
+
+
+class WholeDiffers(ApiError):
+    """What is sealed is not the file that the terminal names."""
+
+
 class UploadUnsaid(ApiError):
     """The request lacks a header that it needs, or has one that says nothing."""
 

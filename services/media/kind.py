@@ -12,14 +12,32 @@ _BEGINNINGS = (
     (b"\xff\xfb", "mp3"),
     (b"\xff\xf3", "mp3"),
 )
+_PICTURES = {
+    b"heic",
+    b"heix",
+    b"heim",
+    b"heis",
+    b"hevc",
+    b"hevx",
+    b"mif1",
+    b"msf1",
+    b"avif",
+    b"avis",
+    b"crx ",
+    b"jp2 ",
+}
+"""Brands of what is laid out as a movie and is none."""
+_PACKETS = 5
 _RIFFS = {b"AVI ": "avi", b"WAVE": "wav"}
 
 
 def kind_of(head: bytes) -> str:
     """The extension of such a file; `bin` for whatever is not known."""
     if head[4:8] == b"ftyp":
+        if head[8:12] in _PICTURES:
+            return "bin"
         return "mov" if head[8:12] == b"qt  " else "mp4"
-    if head[:1] == b"G" and head[_TS_PACKET : _TS_PACKET + 1] == b"G":
+    if len(head) > _TS_PACKET and set(head[: _PACKETS * _TS_PACKET : _TS_PACKET]) == {ord("G")}:
         return "ts"
     if head[:4] == b"RIFF":
         return _RIFFS.get(head[8:12], "bin")

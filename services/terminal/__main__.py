@@ -8,20 +8,24 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from services.terminal import loop
 from services.terminal.camera import Source
 from services.terminal.capture import DEMO, find_ffmpeg
+from services.terminal.dock.journal import Journal
+from services.terminal.dock.run import Dock, Orders
+from services.terminal.dock.telling import Telling
 from services.terminal.enrol import enrol
-from services.terminal.home import Home, TerminalError
+from services.terminal.home import Enrolled, Home, TerminalError
 from services.terminal.progress import Progress
 from services.terminal.session import Policy, Session
 from services.terminal.spool import Spool, SpoolError
-from services.vault.contract import verify
+from services.vault.contract import verify, wire
 
 _SHANGHAI = timezone(timedelta(hours=8))
 _HOME = Path("~/.quancheng-terminal")
+_NOTE = 500
 
 
 class _Formatter(argparse.HelpFormatter):
@@ -112,10 +116,41 @@ def _parser() -> argparse.ArgumentParser:
             help="积压的片段先传哪些：oldest 先旧后新（默认），newest 先新后旧；初始化段总是最先",
         )
         sending.add_argument("--forget", action="store_true", help="关闭后不保留凭证副本")
+    docking = command("dock", "接管一个文件夹里已经录好的文件，逐个封存并标明不是实时上传；文件夹里的内容不会改动")
+    docking.add_argument("folder", type=Path, metavar="文件夹", help="执法记录仪的文件所在（含子文件夹）")
+    docking.add_argument(
+        "--reason",
+        required=True,
+        choices=get_args(wire.TakeoverReason),
+        help="为什么没有实时上传：no-link 无网络，device-cannot-stream 设备不支持直传，recovered 设备恢复，"
+        "other 其他",
+    )
+    docking.add_argument("--note", metavar="说明", help="补充说明，最多 500 字（reason 为 other 时必填）")
+    docking.add_argument("--watch", action="store_true", help="一直留意新的文件，直到停止信号")
+    docking.add_argument(
+        "--settled-seconds",
+        type=_positive,
+        default=10.0,
+        metavar="秒",
+        help="--watch 时，文件多久没有变化才接管（默认 10）",
+    )
+    docking.add_argument("--rehash", action="store_true", help="不凭大小、修改时间和首尾内容辨认，全部重新计算摘要")
+    docking.add_argument("--abandon", action="store_true", help="接管到一半而文件已不在的，按不完整关闭")
+    docking.add_argument("--api", metavar="网址", help="服务器现在的地址（默认登记时的地址）")
+    docking.add_argument(
+        "--drain-seconds", type=_positive, default=30.0, metavar="秒", help="停止后最多再传多久（默认 30）"
+    )
+    docking.add_argument("--forget", action="store_true", help="关闭后不保留凭证副本")
     trusting = command("trust", "认可另行取得并核对过的证据库新公钥（用于没有接替声明的更换）")
     trusting.add_argument("key", type=Path, metavar="公钥文件", help="证据库的新公钥（PEM）")
     command("status", "查看尚未取得凭证的片段")
     return parser
+
+
+def _unexplained(given: argparse.Namespace) -> str:
+    if given.reason == "other" and not (given.note or "").strip():
+        return "--reason other 须用 --note 说明"
+    return "--note 最多 500 字" if len(given.note or "") > _NOTE else ""
 
 
 def _positive(text: str) -> float:
@@ -126,9 +161,12 @@ def _positive(text: str) -> float:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 done, 1 something remains or failed, 2 cannot start, 3 capture failed, 4 no room
-    for something that was recorded, 130 left at once by a second signal."""
-    given = _parser().parse_args(arguments)
+    """Exit codes: 0 done, 1 something remains or failed, 2 cannot start, 3 capture failed, 4 no room for something
+    that was recorded, 5 something in a docked folder cannot be taken over, 130 left at once by a second signal."""
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    if given.command == "dock" and (trouble := _unexplained(given)):
+        parser.error(trouble)
     try:
         home = Home(given.home.expanduser().absolute())
         if given.command == "status":
@@ -181,6 +219,8 @@ async def _run(home: Home, given: argparse.Namespace) -> int:
     if given.api:
         # A server may move; it is trusted by the keys pinned at enrolment, not by its address.
         enrolled = enrolled.model_copy(update={"api": given.api})
+    if given.command == "dock":
+        return await _dock(home, enrolled, given)
     session = Session(
         home,
         enrolled,
@@ -206,9 +246,27 @@ async def _run(home: Home, given: argparse.Namespace) -> int:
     return await session.record(source)
 
 
+async def _dock(home: Home, enrolled: Enrolled, given: argparse.Namespace) -> int:
+    orders = Orders(
+        folder=given.folder,
+        reason=given.reason,
+        note=given.note.strip() if given.note else None,
+        watch=given.watch,
+        settled_seconds=given.settled_seconds,
+        drain_seconds=given.drain_seconds,
+        rehash=given.rehash,
+        abandon=given.abandon,
+        forget=given.forget,
+    )
+    return await Dock(home, enrolled, Telling(given.progress), orders).run()
+
+
 def _status(home: Home, form: str) -> int:
     spool = Spool(home.path, limit_bytes=0)
     left = spool.leftovers(repair=False)
+    journal = Journal(home.path)
+    journal.load(repair=False)
+    docked = {"unfinished": len(journal.plans), "closed": journal.docked}
     rows = [
         {
             "recording": str(recording.id),
@@ -220,7 +278,7 @@ def _status(home: Home, form: str) -> int:
         for recording in left
     ]
     if form == "json":
-        print(json.dumps({"event": "status", "open": rows, "done": spool.done_count()}), flush=True)
+        print(json.dumps({"event": "status", "open": rows, "done": spool.done_count(), "docked": docked}), flush=True)
         return 0
     for row in rows:
         print(
@@ -228,6 +286,7 @@ def _status(home: Home, form: str) -> int:
             "共 {bytes} 字节".format(**row)
         )
     print(f"尚未关闭的记录 {len(rows)} 条，已关闭 {spool.done_count()} 条。")
+    print(f"接管的文件：已封存 {docked['closed']} 个，没有送完 {docked['unfinished']} 个。")
     return 0
 
 

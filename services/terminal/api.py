@@ -91,9 +91,10 @@ class Api:
     ) -> None:
         await self._http.aclose()
 
-    async def open(self, recording: UUID, started_at: datetime) -> None:
-        """Idempotent: says that this recording exists and when it began."""
-        await self._send("PUT", f"/v1/recordings/{recording}", {"started_at": wire.rfc3339(started_at)})
+    async def open(self, recording: UUID, started_at: datetime, file: dict[str, Any] | None = None) -> None:
+        """Idempotent: says that this recording exists, when it began, and which finished file it is."""
+        about = {"started_at": wire.rfc3339(started_at)} | ({"taken_over": file} if file else {})
+        await self._send("PUT", f"/v1/recordings/{recording}", about)
 
     async def exchange(self, recording: UUID, request: wire.ExchangeRequest) -> wire.ExchangeResult:
         answer = await self._send("POST", f"/v1/recordings/{recording}/exchange", request.model_dump(mode="json"))

@@ -13,7 +13,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from services.terminal.api import Api
-from services.terminal.spool import RecordingSpool
+from services.terminal.carried import Carried
 from services.vault.contract import verify, wire
 from services.vault.contract.channel import raw_public
 
@@ -26,7 +26,7 @@ class ManifestRejected(Exception):
         return isinstance(self.__cause__, verify.Untrusted)
 
 
-def closing_payload(recording: RecordingSpool, *, interrupted: bool) -> dict[str, Any]:
+def closing_payload(recording: Carried, *, interrupted: bool) -> dict[str, Any]:
     """Count, Merkle root and span of everything receipted, and what can never be sent."""
     leaves = recording.leaves()
     return {
@@ -37,11 +37,11 @@ def closing_payload(recording: RecordingSpool, *, interrupted: bool) -> dict[str
         "started_at": wire.rfc3339(recording.started_at),
         "ended_at": wire.rfc3339(recording.ended_at),
         "interrupted": interrupted,
-    }
+    } | ({"taken_over": recording.taken_over} if recording.taken_over else {})
 
 
 def supplement_payload(
-    recording: RecordingSpool, leaves: Sequence[wire.SegmentAsk], number: int, *, interrupted: bool
+    recording: Carried, leaves: Sequence[wire.SegmentAsk], number: int, *, interrupted: bool
 ) -> dict[str, Any]:
     """A closing of what came after the recording was closed: it names the sequences it speaks of."""
     ends = (leaf.started_at + timedelta(milliseconds=leaf.duration_ms) for leaf in leaves)
@@ -59,7 +59,7 @@ def supplement_payload(
 
 
 async def unlisted(
-    api: Api, recording: RecordingSpool, keys: Mapping[str, Ed25519PublicKey]
+    api: Api, recording: Carried, keys: Mapping[str, Ed25519PublicKey]
 ) -> tuple[int, list[wire.SegmentAsk], wire.ClosedRecording | None]:
     """How many manifests a recording has, what of ours none of them lists, and the last of them.
     Raises CallFailed, ManifestRejected."""
@@ -71,7 +71,7 @@ async def unlisted(
 
 
 def _listed_in(
-    closed: wire.ClosedRecording, recording: RecordingSpool, number: int, keys: Mapping[str, Ed25519PublicKey]
+    closed: wire.ClosedRecording, recording: Carried, number: int, keys: Mapping[str, Ed25519PublicKey]
 ) -> set[tuple[int, str]]:
     """What a manifest that we did not ask for accounts for, whoever closed it. Raises ManifestRejected."""
     try:
@@ -111,6 +111,9 @@ def check_manifest(
         for name in ("recording", "count", "root", "missing", "started_at", "ended_at"):
             if manifest[name] != ours[name]:
                 raise ManifestRejected(f"{name} 与结束声明不同")
+        over = None if ours["missing"] else ours.get("taken_over")
+        if over and manifest["whole"] != {"sha256": over["sha256"], "size": over["size"]}:
+            raise ManifestRejected("整个文件的摘要与结束声明不同")
         if manifest["closing"] != closing.model_dump():
             raise ManifestRejected("其中的结束声明不是本终端所签")
         listed = root_of((s["sequence"], s["sha256"], s["size"]) for s in manifest["segments"])

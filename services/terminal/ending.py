@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from services.terminal.api import Api, CallFailed, Refused
+from services.terminal.carried import Carried
 from services.terminal.closing import (
     ManifestRejected,
     check_manifest,
@@ -19,7 +20,6 @@ from services.terminal.closing import (
 from services.terminal.line import WINDOW, Line, name_of, why
 from services.terminal.pins import Pinned
 from services.terminal.progress import Progress
-from services.terminal.spool import RecordingSpool
 from services.vault.contract import wire
 
 
@@ -31,7 +31,7 @@ class Ending:
     def __init__(
         self,
         line: Line,
-        recording: RecordingSpool,
+        recording: Carried,
         api: Api,
         key: Ed25519PrivateKey,
         pinned: Pinned,

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from uuid import UUID, uuid4
 
 from services.terminal.api import Api, CallFailed
-from services.terminal.spool import RecordingSpool, Spool
+from services.terminal.carried import Carried, Stock
 from services.vault.contract import wire
 
 EVERY_SECONDS = 5.0
@@ -31,12 +31,12 @@ class Heartbeat:
     """Say `now` after a change that must not wait."""
 
     api: Api
-    spool: Spool
+    spool: Stock
     state: State = "draining"
     capturing: bool = False
     live: UUID | None = None
     """Of `recordings`, the one that is being recorded."""
-    recordings: dict[UUID, RecordingSpool] = field(default_factory=dict)
+    recordings: dict[UUID, Carried] = field(default_factory=dict)
     _run: UUID = field(default_factory=uuid4)
     _due: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -90,7 +90,7 @@ class Heartbeat:
             "recordings": [self._held(one) for one in named[:MAX_RECORDINGS]],
         }
 
-    def _held(self, recording: RecordingSpool) -> dict[str, Any]:
+    def _held(self, recording: Carried) -> dict[str, Any]:
         # Copied in one step: other threads take up and free segments meanwhile.
         pending = list(recording.pending.values())
         oldest = min(pending, key=lambda ask: ask.sequence, default=None)

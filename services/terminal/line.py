@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 
 from services.terminal.api import Api, Backoff, CallFailed, Refused
+from services.terminal.carried import Carried
 from services.terminal.progress import Progress
-from services.terminal.spool import RecordingSpool
 from services.vault.contract import verify, wire
 
 WINDOW = 32
 """Segments asked for and not yet receipted, at most."""
-FINAL = {"recording-differs", "closing-differs", "bad-closing", "key-revoked"}
+FINAL = {"recording-differs", "closing-differs", "bad-closing", "key-revoked", "takeover-differs", "whole-differs"}
 """Refusals of the recording as a whole that no repetition changes."""
 
 
@@ -20,7 +20,7 @@ class RecordingStuck(Exception):
 
 
 class Line:
-    def __init__(self, recording: RecordingSpool, api: Api, progress: Progress):
+    def __init__(self, recording: Carried, api: Api, progress: Progress):
         self._recording, self._api, self._progress = recording, api, progress
         self.backoff = Backoff()
         # A receipt shows that the opening has arrived.
@@ -28,7 +28,7 @@ class Line:
 
     async def open_if_unknown(self) -> None:
         if self._unknown:
-            await self._api.open(self._recording.id, self._recording.started_at)
+            await self._api.open(self._recording.id, self._recording.started_at, self._recording.opened_as)
             self._unknown = False
 
     def know(self, error: CallFailed) -> None:

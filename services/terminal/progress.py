@@ -19,7 +19,14 @@ _SENTENCES = {
     "spool-room": "暂存区又有空间，恢复保留；其间 {skipped} 个片段没有保留，将在结束声明中列为缺失",
     "capture-lost": "注意！采集中断（{reason}），{seconds:.0f} 秒后重新开始，记录继续",
     "capture-back": "采集已恢复",
-    "stopping": "{reason}，停止录制，正在送出剩余片段",
+    "stopping": "{reason}，不再接收新的，正在送出剩余片段",
+    "dock-found": "{folder}：{files} 个文件，共 {megabytes:.1f} MB",
+    "dock-progress": "{file}：已封存 {percent}%（全部 {all_percent}%）",
+    "taken-over": "已接管：{file}（{format}，{megabytes:.1f} MB），记录 {recording}，清单签名与整个文件的摘要已验证",
+    "already": "已在库中，不再传送：{file}，记录 {recording}",
+    "left": "注意！未接管：{file}：{words}",
+    "abandoned": "按不完整关闭：{file}，记录 {recording}",
+    "docked": "接管 {taken_over} 个，已在库中 {already} 个，未接管 {left} 个\n{table}",
 }
 
 

@@ -7,26 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
-from services.terminal.api import Api
 from services.terminal.camera import Camera, Source
 from services.terminal.capture import CaptureFailed
 from services.terminal.heartbeat import Heartbeat
 from services.terminal.home import Enrolled, Home
 from services.terminal.keeping import Keeper, WhenFull
 from services.terminal.line import RecordingStuck
-from services.terminal.pins import Follower, Pinned
 from services.terminal.progress import Progress
+from services.terminal.running import DONE, REMAINS, Running
 from services.terminal.spool import RecordingSpool, Spool, SpoolError
 from services.terminal.uplink import Drain, Uplink
 
-DONE, REMAINS, CAPTURE_FAILED, SPOOL_FULL = 0, 1, 3, 4
-"""Exit codes: all receipted and closed; something still waits in the spool; ffmpeg died; no room for something."""
+CAPTURE_FAILED, SPOOL_FULL = 3, 4
+"""Exit codes: ffmpeg died; no room for something."""
 _LEFTOVERS_AT_ONCE = 4
 
 
@@ -41,8 +38,8 @@ class Policy:
     when_full: WhenFull = "stop"
 
 
-class Session:
-    """Signals stop it: the first in good order within the policy's `drain_seconds`, the second at once."""
+class Session(Running):
+    """Records, sends and closes."""
 
     def __init__(
         self,
@@ -51,14 +48,10 @@ class Session:
         progress: Progress,
         policy: Policy,
     ):
-        self._progress, self._policy = progress, policy
-        self._key = home.key()
-        self._api = Api(enrolled.api, self._key)
-        follower = Follower(home, enrolled, self._api, progress)
-        self._pinned = Pinned(enrolled.receipt_keys(), enrolled.vault.lock, follower, enrolled.revoked)
+        super().__init__(home, enrolled, progress, drain_seconds=policy.drain_seconds)
+        self._policy = policy
         self._spool = Spool(home.path, limit_bytes=policy.spool_bytes)
         self._heartbeat = Heartbeat(self._api, self._spool)
-        self._stopping = asyncio.Event()
         self._camera: Camera | None = None
         self._keeper: Keeper | None = None
         self._sending: list[asyncio.Task[None]] = []
@@ -71,7 +64,7 @@ class Session:
         async with self._api, self._asking_for_keys(), self._heartbeat.beating():
             self._take_leftovers()
             code = await self._record(camera)
-            await self._drain()
+            await self._drained(self._sending)
         return code or self._remains()
 
     async def resume(self) -> int:
@@ -79,19 +72,8 @@ class Session:
         self._listen_to_signals()
         async with self._api, self._asking_for_keys(), self._heartbeat.beating():
             self._take_leftovers()
-            await self._drain()
+            await self._drained(self._sending)
         return self._remains()
-
-    @contextlib.asynccontextmanager
-    async def _asking_for_keys(self) -> AsyncIterator[None]:
-        """Once at the beginning, so that a key that was revoked meanwhile is known to be."""
-        asking = asyncio.create_task(self._pinned.learn(quietly=True))
-        try:
-            yield
-        finally:
-            asking.cancel()
-            with contextlib.suppress(asyncio.CancelledError, OSError):
-                await asking
 
     async def _record(self, camera: Camera) -> int:
         self._camera, code = camera, DONE
@@ -170,23 +152,6 @@ class Session:
         except OSError as error:
             self._error(f"记录 {recording.id} 暂停发送：暂存区读写失败（{error.strerror}）。", recording)
 
-    async def _drain(self) -> None:
-        """All sent, or `drain_seconds` after the first signal."""
-        if not self._sending:
-            return
-        everything = asyncio.create_task(self._send_everything())
-        told = asyncio.create_task(self._stopping.wait())
-        await asyncio.wait({everything, told}, return_when=asyncio.FIRST_COMPLETED)
-        if not everything.done():
-            await asyncio.wait({everything}, timeout=self._policy.drain_seconds)
-        told.cancel()
-        everything.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await everything
-
-    async def _send_everything(self) -> None:
-        await asyncio.gather(*self._sending)
-
     def _remains(self) -> int:
         left = self._spool.leftovers(repair=False)
         if not left:
@@ -199,22 +164,10 @@ class Session:
         await self._stopping.wait()
         await camera.stop()
 
-    def _listen_to_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._told_to_stop)
-
-    def _told_to_stop(self) -> None:
-        if self._stopping.is_set():
-            self._leave_at_once()
-        self._stopping.set()
-        self._progress.tell("stopping", reason="收到停止信号")
-
     def _leave_at_once(self) -> NoReturn:
-        """The spool is whole at every instant, so there is nothing to tidy."""
         if self._camera is not None:
             self._camera.kill()
-        os._exit(130)
+        super()._leave_at_once()
 
     def _error(self, reason: str, recording: RecordingSpool | None = None) -> None:
         about = recording or (self._keeper.recording if self._keeper else None)

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from io import FileIO
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from pydantic import BaseModel, ValidationError
@@ -73,6 +74,8 @@ class RecordingSpool:
         self.receipted: dict[int, SegmentAsk] = {}
         self.next_sequence = 0
         self.skipped = 0
+        self.taken_over: dict[str, Any] | None = None
+        self.opened_as: dict[str, Any] | None = None
 
     def append(
         self,

@@ -18,18 +18,18 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from io import FileIO
 from typing import Literal
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from services.terminal.api import CONNECT_SECONDS, IDLE_SECONDS, Api, Backoff, CallFailed
+from services.terminal.carried import Carried, Readable
 from services.terminal.ending import Ending
 from services.terminal.line import FINAL, WINDOW, Line, RecordingStuck, name_of, why
 from services.terminal.pins import Pinned
 from services.terminal.progress import Progress
-from services.terminal.spool import RecordingSpool, SegmentDamaged
+from services.terminal.spool import SegmentDamaged
 from services.vault.contract import verify, wire
 
 Drain = Literal["oldest", "newest"]
@@ -44,7 +44,7 @@ _PIECE = 1024 * 1024
 """Bytes read at a time, so that a put takes no more memory than this whatever its segment's length."""
 
 
-async def _pieces(file: FileIO) -> AsyncIterator[bytes]:
+async def _pieces(file: Readable) -> AsyncIterator[bytes]:
     while piece := await asyncio.to_thread(file.read, _PIECE):
         yield piece
 
@@ -87,7 +87,7 @@ class Uplink:
 
     def __init__(
         self,
-        recording: RecordingSpool,
+        recording: Carried,
         api: Api,
         key: Ed25519PrivateKey,
         pinned: Pinned,
@@ -238,7 +238,7 @@ class Uplink:
             return
         self._line.tell_retry(trouble, way.again("ask"), way.ask.sequence)
 
-    async def _send(self, file: FileIO, size: int, ticket: wire.Ticket) -> str:
+    async def _send(self, file: Readable, size: int, ticket: wire.Ticket) -> str:
         """What went wrong, in words, or nothing."""
         headers = {**ticket.headers, "content-length": str(size)}
         try:

@@ -6,7 +6,8 @@
 3. Under the recording's row lock (commits wait): every sequence up to the count is sealed, or declared
    missing by the terminal; where several digests of one sequence lie beside each other the root decides.
    What was sealed and the closing does not speak of (another digest, a sequence called missing or beyond the
-   count) is listed beside: a closing cannot make a sealed segment vanish.
+   count) is listed beside: a closing cannot make a sealed segment vanish. A finished file that was *taken over*
+   is named by it with its digest, which the manifest then has as that of the whole.
 4. In the same transaction: manifest signed and stored, the last minute's statement and the manifest's
    statement entered in the log, the recording closed.
 5. The manifest is sealed beside the media. Repeated from the row after a crash (`seal_manifests`); and the same
@@ -45,7 +46,7 @@ from services.vault.minutes import state_segments
 from services.vault.models import Enrolment, Manifest, Recording, Segment
 from services.vault.retention import count_in
 from services.vault.sealing import prefix_of
-from services.vault.settling import Closing, checked, outstanding_of, settle, settle_alone
+from services.vault.settling import Closing, checked, outstanding_of, settle, settle_alone, whole_of
 from services.vault.stores.port import Store
 from services.vault.sweeping import Sweeper
 
@@ -82,8 +83,8 @@ class Closer:
         self._sweeper, self._retention, self._idle = sweeper, retention, idle
 
     async def close(self, recording: UUID, request: wire.CloseRecording) -> wire.ClosedRecording:
-        """Raises BadClosing, SegmentsOutstanding, ConflictsUndecided, ClosingDiffers, ClosedByServer, KeyRevoked:
-        nothing was changed."""
+        """Raises BadClosing, SegmentsOutstanding, ConflictsUndecided, WholeDiffers, ClosingDiffers, ClosedByServer,
+        KeyRevoked: nothing was changed."""
         # 1. The signature.
         source = await self._source(recording)
         closing = checked(request.closing, recording, source)
@@ -116,7 +117,7 @@ class Closer:
                     "missing": closing.missing,
                     "started_at": wire.rfc3339(closing.started_at),
                     "ended_at": wire.rfc3339(closing.ended_at),
-                }
+                } | whole_of(closing, source.format, chosen)
                 await self._close(db, recording, number, source, told, chosen, beside)
             elif state == "closed" and closing.number == number + 1:
                 # Nothing was sealed since, so no supplement is open.

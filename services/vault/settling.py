@@ -41,6 +41,7 @@ class Closing(wire.Message):
     started_at: wire.Moment
     ended_at: wire.Moment
     interrupted: bool
+    taken_over: wire.TakenOver | None = None
 
     def expected(self) -> list[int]:
         """The sequences that this closing speaks of, in order. Raises BadClosing."""
@@ -50,7 +51,7 @@ class Closing(wire.Message):
             good = self.sequences is None and self.missing == sorted(missing)
         else:
             expected = self.sequences or []
-            good = not self.missing and expected == sorted(set(expected))
+            good = not self.missing and expected == sorted(set(expected)) and self.taken_over is None
         if not good or len(expected) != self.count:
             raise errors.BadClosing
         return expected
@@ -83,6 +84,18 @@ def settle(closing: Closing, expected: list[int], sealed: list[Any]) -> tuple[li
         conflicting = [n for n in expected if len(choices[n]) > 1]
         raise errors.ConflictsUndecided(conflicting=outstanding_of(conflicting), retry_after=_UNDECIDED_SECONDS)
     raise errors.BadClosing
+
+
+def whole_of(closing: Closing, kind: str, chosen: Sequence[Any]) -> dict[str, Any]:
+    """What a manifest says of a file that was taken over and is all there: its whole, which whoever passed the
+    closing on has compared with what is sealed. Raises WholeDiffers."""
+    told = closing.taken_over
+    if told is None or closing.missing:
+        return {}
+    alone = chosen[0].sha256 if len(chosen) == 1 else told.sha256
+    if (told.format, told.size, told.sha256) != (kind, sum(row.size for row in chosen), alone):
+        raise errors.WholeDiffers
+    return {"whole": {"sha256": told.sha256, "size": told.size}}
 
 
 def settle_alone(

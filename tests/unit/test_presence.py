@@ -139,6 +139,7 @@ def row(told: Seen) -> RecordingRow:
         segments=3,
         bytes=3000,
         seconds=8,
+        taken_over=None,
     )
 
 

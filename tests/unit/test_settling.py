@@ -11,7 +11,8 @@ import pytest
 
 from services.terminal.closing import root_of
 from services.vault import errors
-from services.vault.settling import Closing, settle
+from services.vault.contract import wire
+from services.vault.settling import Closing, settle, whole_of
 
 
 def row(sequence: int, digest: int) -> Any:
@@ -48,3 +49,36 @@ def test_a_root_that_no_combination_has_is_a_bad_closing() -> None:
     spoken = closing([row(n, 3) for n in range(6)])
     with pytest.raises(errors.BadClosing):
         settle(spoken, spoken.expected(), rows)
+
+
+TAKEN = {
+    "sha256": f"{7:064x}",
+    "size": 2,
+    "format": "avi",
+    "reason": "no-link",
+    "at": datetime(2026, 1, 1, tzinfo=UTC),
+}
+
+
+def taking(rows: list[Any], *, missing: list[int] | None = None, **changes: Any) -> Closing:
+    told = wire.TakenOver.model_validate({**TAKEN, "modified_at": None, "created_at": None, **changes})
+    return closing(rows).model_copy(update={"taken_over": told, "missing": missing or []})
+
+
+def test_what_was_taken_over_whole_is_the_whole_and_what_was_not_has_none() -> None:
+    rows = [row(0, 1), row(1, 2)]
+    assert whole_of(taking(rows), "avi", rows) == {"whole": {"sha256": f"{7:064x}", "size": 2}}
+    assert whole_of(taking(rows, missing=[2]), "avi", rows) == whole_of(closing(rows), "avi", rows) == {}
+    assert whole_of(taking(rows[:1], size=1, sha256=f"{1:064x}"), "avi", rows[:1])
+
+
+@pytest.mark.parametrize("changes", [{"size": 3}, {"format": "mov"}])
+def test_a_whole_that_the_segments_cannot_be_is_refused(changes: dict[str, Any]) -> None:
+    rows = [row(0, 1), row(1, 2)]
+    with pytest.raises(errors.WholeDiffers):
+        whole_of(taking(rows, **changes), "avi", rows)
+
+
+def test_a_single_segment_is_the_whole() -> None:
+    with pytest.raises(errors.WholeDiffers):
+        whole_of(taking([row(0, 1)], size=1), "avi", [row(0, 1)])

@@ -67,6 +67,12 @@ PRESENCES: Final = {
     "stopped": "终端已停止",
     "lost": "终端失联",
 }
+TAKEOVERS: Final = {
+    "no-link": "无网络",
+    "device-cannot-stream": "设备不支持直传",
+    "recovered": "设备恢复",
+    "other": "其他",
+}
 MEDIA: Final = {"init": "初始化段", "media": "媒体段"}
 
 
@@ -107,6 +113,7 @@ def environment() -> Environment:
         fact_names=FACTS,
         not_closed=NOT_CLOSED,
         not_looked=NOT_LOOKED,
+        takeover_names=TAKEOVERS,
     )
     return made
 

@@ -7,7 +7,6 @@ body ends or pauses, and every few seconds of a slow one; it is read again by wh
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import time
 from collections.abc import Callable
@@ -219,9 +218,3 @@ async def sealed_already(vault: VaultClient, upload: Upload) -> wire.SealedSegme
     if any(problem.slug not in ("not-asked", "not-stored") for problem in result.problems):
         raise VaultUnavailable
     return result.sealed[0] if result.sealed else None
-
-
-def joined(digests: hashlib._Hash, data: bytes, sha256: str) -> bool:
-    """Whether these are the bytes that were sealed; they join the digest of the whole."""
-    digests.update(data)
-    return hashlib.sha256(data).hexdigest() == sha256

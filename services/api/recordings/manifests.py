@@ -11,14 +11,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select, tuple_, update
+from sqlalchemy import case, func, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from services.api.database import Sessions
 from services.api.recorders.dependencies import Terminal
 from services.api.recorders.models import RecorderKey
-from services.api.recordings import detecting
+from services.api.recordings import detecting, takeovers
 from services.api.recordings.models import Recording, Segment
 from services.api.recordings.service import index, require_own
 from services.vault.contract import wire
@@ -34,6 +34,7 @@ async def close_recording(
 ) -> wire.ClosedRecording:
     """The terminal closes its recording, or a supplement to it."""
     await require_own(sessions, terminal, recording)
+    await takeovers.require_whole(sessions, recording, request.closing)
     closed = await vault.close(recording, request)
     await _record(sessions, closed)
     return closed
@@ -55,16 +56,19 @@ async def close_lost(sessions: Sessions, vault: VaultClient, *, after: timedelta
     try:
         for recording in await _revoked(sessions, after):
             await _close_lost(sessions, vault, recording, "revoked")
-        for recording in await _lost(sessions, after):
+        for recording in await lost(sessions, after):
             await _close_lost(sessions, vault, recording, "lost")
     except VaultUnreachable as error:
         _log.warning("lost recordings wait: %s", error)
 
 
-async def _lost(sessions: Sessions, after: timedelta) -> list[UUID]:
-    """Those that were not tried within the hour, the longest untried first. Uploads expire by themselves."""
+async def lost(sessions: Sessions, after: timedelta) -> list[UUID]:
+    """Those that were not tried within the hour, the longest untried first. Uploads expire by themselves, and
+    what was taken over waits longer."""
     now = datetime.now(UTC)
-    silent = func.coalesce(col(Recording.last_segment_at), col(Recording.started_at)) < now - after
+    last = func.coalesce(col(Recording.last_segment_at), col(Recording.started_at))
+    file = col(Recording.container) == "file"
+    silent = case((file, last < now - max(after, takeovers.WAITS)), else_=last < now - after)
     untried = (col(Recording.tried_at).is_(None)) | (col(Recording.tried_at) < now - min(after, _TRY_AGAIN))
     query = select(col(Recording.id)).where(col(Recording.state) == "open", silent, untried)
     query = query.where(col(Recording.door) != "resumable")

@@ -129,6 +129,28 @@ class Upload(Table, table=True):
     """Its tail is gone and its recording closed."""
 
 
+class Takeover(Table, table=True):
+    """A finished file that a terminal took over from a recorder, and so was not live. The terminal signs at closing
+    what stands here, but for `note` and `file_name`, which may name people."""
+
+    __tablename__ = "takeovers"
+    recording_id: UUID = Field(primary_key=True)
+    at: datetime = Field(sa_type=Time)
+    reason: str
+    note: str | None = None
+    file_name: str
+    format: str
+    size: int = Field(sa_type=BigInteger)
+    sha256: str
+    modified_at: datetime | None = Field(default=None, sa_type=Time)
+    created_at: datetime | None = Field(default=None, sa_type=Time)
+    root: str | None = None
+    """Of the segments whose bytes the server read and found to be the file, at `checked_at`."""
+    checked_at: datetime | None = Field(default=None, sa_type=Time)
+    differs: bool = False
+    """What is sealed is not the file that the terminal names."""
+
+
 class Gap(Table, table=True):
     """A stretch of time before a segment in which nothing was sealed, and why."""
 

@@ -18,7 +18,7 @@ from services.api.identity.models import Person, Unit
 from services.api.identity.principal import Principal
 from services.api.recorders.models import Heartbeat, Recorder
 from services.api.recordings import presence
-from services.api.recordings.models import Gap, Held, Recording, Segment, Viewing
+from services.api.recordings.models import Gap, Held, Recording, Segment, Takeover, Viewing
 from services.api.recordings.views import (
     GapRow,
     Lock,
@@ -28,6 +28,7 @@ from services.api.recordings.views import (
     SegmentPage,
     SegmentRow,
     State,
+    TakeoverView,
 )
 from services.vault.contract.wire import MAX_DIGESTS_PER_SEQUENCE
 
@@ -141,6 +142,7 @@ def _rows() -> Select[*tuple[Any, ...]]:
             Recording,
             Held,
             Heartbeat,
+            Takeover,
             col(Recorder.name).label("recorder"),
             col(Recorder.kind).label("kind"),
             col(Person.name).label("officer"),
@@ -150,6 +152,7 @@ def _rows() -> Select[*tuple[Any, ...]]:
         .join(Unit, col(Unit.id) == col(Recording.unit_id))
         .outerjoin(Person, col(Person.id) == col(Recording.officer_id))
         .outerjoin(Held, col(Held.recording_id) == col(Recording.id))
+        .outerjoin(Takeover, col(Takeover.recording_id) == col(Recording.id))
         .outerjoin(Heartbeat, col(Heartbeat.key_id) == col(Recording.key_id))
     )
     return query
@@ -176,7 +179,13 @@ def _row(found: Row[Any]) -> RecordingRow:
         segments=kept.segments,
         bytes=kept.bytes,
         seconds=kept.duration_ms / 1000,
+        taken_over=_taken_over(found.Takeover),
     )
+
+
+def _taken_over(kept: Takeover | None) -> TakeoverView | None:
+    names = TakeoverView.__dataclass_fields__
+    return TakeoverView(**{name: getattr(kept, name) for name in names}) if kept else None
 
 
 def _cursor(row: RecordingRow) -> str:

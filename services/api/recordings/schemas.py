@@ -11,16 +11,31 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 from services.api.database import STORABLE
 from services.api.recordings.views import RecordingRow, SegmentRow
-from services.vault.contract.wire import MAX_EXPORTED, MAX_SEQUENCE, ExportPhase, Moment
+from services.vault.contract.wire import MAX_EXPORTED, MAX_SEQUENCE, ExportPhase, Moment, TakenOver
 
 Purpose = Literal["case-handling", "spot-check", "training", "other"]
 Note = Annotated[str, StringConstraints(max_length=500, strip_whitespace=True, pattern=STORABLE)]
 
 
+class NewTakeover(TakenOver):
+    """The name is the file's within its folder; `other` needs a note. Neither is signed or logged."""
+
+    file_name: Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=STORABLE)]
+    note: Note | None = None
+
+    @model_validator(mode="after")
+    def _other_is_explained(self) -> Self:
+        if self.reason == "other" and not self.note:
+            raise ValueError("reason `other` needs a note")
+        return self
+
+
 class NewRecording(BaseModel):
-    """The id is in the path: a UUIDv7 that the terminal made, offline if need be."""
+    """The id is in the path: a UUIDv7 that the terminal made, offline if need be. A file that was recorded before
+    and is only now `taken_over` begins at the time of its take-over."""
 
     started_at: Moment
+    taken_over: NewTakeover | None = None
 
 
 class RecordingView(BaseModel):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from sqlalchemy import func, select, update
@@ -27,9 +27,10 @@ from services.api.errors import (
 from services.api.identity.principal import Principal
 from services.api.outbox import Outgoing
 from services.api.recorders.dependencies import Terminal
+from services.api.recordings import takeovers
 from services.api.recordings.models import Recording, Segment, Viewing
 from services.api.recordings.queries import visible_to
-from services.api.recordings.schemas import NewViewing
+from services.api.recordings.schemas import NewRecording, NewViewing
 from services.vault.contract import wire
 from services.vault.contract.client import VaultClient
 
@@ -40,9 +41,10 @@ _LIVE_BACKLOG = 10
 
 
 async def open_recording(
-    sessions: Sessions, vault: VaultClient, terminal: Terminal, recording: UUID, started_at: datetime
+    sessions: Sessions, vault: VaultClient, terminal: Terminal, recording: UUID, message: NewRecording
 ) -> str:
     """Returns the recording's state; the same again changes nothing. Raises RecordingDiffers."""
+    file = message.taken_over
     values = {
         "id": recording,
         "recorder_id": terminal.recorder_id,
@@ -50,14 +52,20 @@ async def open_recording(
         "officer_id": terminal.officer_id,
         "key_id": terminal.key_id,
         "state": "open",
-        "started_at": started_at,
-    }
+        "started_at": message.started_at,
+    } | ({"container": "file", "format": file.format} if file else {})
     async with sessions.begin() as db:
         await db.execute(insert(Recording).values(values).on_conflict_do_nothing())
         kept = await db.get_one(Recording, recording)
-    if (kept.recorder_id, kept.key_id) != (terminal.recorder_id, terminal.key_id):
-        raise RecordingDiffers
-    opening = wire.OpenRecording(source=terminal.recorder_id, key_id=terminal.key_id, started_at=kept.started_at)
+        if (kept.recorder_id, kept.key_id) != (terminal.recorder_id, terminal.key_id):
+            raise RecordingDiffers
+        await takeovers.keep(db, kept, file)
+    opening = wire.OpenRecording(
+        source=terminal.recorder_id,
+        key_id=terminal.key_id,
+        started_at=kept.started_at,
+        format=cast(Any, kept.format),
+    )
     await vault.open(recording, opening)
     return kept.state
 

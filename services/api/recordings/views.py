@@ -7,6 +7,8 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
+from services.vault.contract import wire
+
 State = Literal["open", "closed"]
 Lock = Literal["compliance", "none"]
 Presence = Literal["closed", "live", "catching-up", "silent", "waiting", "stopped", "lost"]
@@ -31,6 +33,24 @@ class HeldView:
 
 
 @dataclass(frozen=True)
+class TakeoverView:
+    """A file that was not live: a terminal took it over from a recorder. `modified_at` is what the recorder's file
+    system says, `created_at` what the file does. `checked_at`: what is sealed was read and found to be the file."""
+
+    at: datetime
+    reason: wire.TakeoverReason
+    note: str | None
+    file_name: str
+    format: wire.Format
+    size: int
+    sha256: str
+    modified_at: datetime | None
+    created_at: datetime | None
+    checked_at: datetime | None
+    differs: bool
+
+
+@dataclass(frozen=True)
 class RecordingRow:
     """`clock_offset_ms`: how far the terminal's clock is ahead, where that is more than half a minute."""
 
@@ -50,6 +70,7 @@ class RecordingRow:
     segments: int
     bytes: int
     seconds: float
+    taken_over: TakeoverView | None
 
 
 @dataclass(frozen=True)

@@ -8,23 +8,17 @@ what its parts are, since a receipt is of one recording.
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, select
-from sqlmodel import col
-
-from services.api.errors import AddressInvalid, NoSuchUpload, UploadGone, VaultUnavailable
+from services.api.errors import AddressInvalid, NoSuchUpload, UploadGone
 from services.api.recorders import addresses
 from services.api.recordings import manifests, uploading
-from services.api.recordings.gathering import Gathering, Means, joined, sealed_already
-from services.api.recordings.models import Segment, Upload
+from services.api.recordings.contents import name_of, segments_of, whole_of
+from services.api.recordings.gathering import Gathering, Means, sealed_already
+from services.api.recordings.models import Upload
 from services.jobs import Hopeless
 from services.vault.contract import wire
 from services.vault.contract.client import VaultRefused
-from services.vault.contract.verify import merkle_root, segment_leaf
 
 
 async def close(means: Means, subject: str) -> None:
@@ -36,10 +30,10 @@ async def close(means: Means, subject: str) -> None:
         await means.tails.remove(upload.id, upload.tail)
     whole = None
     if upload.completed_at is not None:
-        whole = await _whole(means, upload) if upload.segments else None
+        whole = await whole_of(means.sessions, means.reader, upload.id) if upload.segments else None
     else:
         await _count_pending(means, upload)
-    if await _segments(means, upload.id):
+    if await segments_of(means.sessions, upload.id):
         reason: wire.ServerReason = "cancelled" if upload.state == "cancelled" else "lost"
         try:
             await manifests.close_by_server(
@@ -67,9 +61,9 @@ async def join(means: Means, subject: str) -> None:
         await gathering.load()
         done = upload.received
         for part in upload.parts or []:
-            for row in await _segments(means, part):
+            for row in await segments_of(means.sessions, part):
                 if at + row.size > done:
-                    data = await means.reader.whole(part, _name(row))
+                    data = await means.reader.whole(part, name_of(row))
                     await gathering.take(data[max(0, done - at) :])
                 at += row.size
         await gathering.finish(complete=True)
@@ -79,30 +73,9 @@ async def join(means: Means, subject: str) -> None:
         return
 
 
-async def _whole(means: Means, upload: Upload) -> wire.Whole:
-    digest, rows = hashlib.sha256(), await _segments(means, upload.id)
-    for row in rows:
-        data = await means.reader.whole(upload.id, _name(row))
-        if not await asyncio.to_thread(joined, digest, data, row.sha256):
-            raise VaultUnavailable(f"segment {row.sequence} of {upload.id} was read with other bytes")
-    root = merkle_root(segment_leaf(row.sequence, row.sha256, row.size) for row in rows).hex()
-    return wire.Whole(sha256=digest.hexdigest(), size=upload.sealed, root=root)
-
-
 async def _count_pending(means: Means, upload: Upload) -> None:
     """A segment whose sealing nobody saw the end of."""
     if upload.pending_sha256 is not None and (sealed := await sealed_already(means.vault, upload)) is not None:
         pusher = await addresses.source_of(means.sessions, upload.address_id)
         async with means.sessions.begin() as db:
             await uploading.index(db, pusher, upload, sealed)
-
-
-async def _segments(means: Means, recording: UUID) -> list[Row[Any]]:
-    query = select(col(Segment.sequence), col(Segment.sha256), col(Segment.size))
-    query = query.where(col(Segment.recording_id) == recording, col(Segment.beside).is_(False))
-    async with means.sessions() as db:
-        return list(await db.execute(query.order_by(col(Segment.sequence))))
-
-
-def _name(row: Row[Any]) -> wire.SegmentName:
-    return wire.SegmentName(sequence=row.sequence, sha256=row.sha256)

@@ -23,7 +23,8 @@ numbers are repeated in the code and in what is printed:
    extension of the format that the manifest names, `.mp4` where it names none; where a gateway remuxed the media
    before they were sealed, the report says so. A manifest
    without a terminal's closing was made by the server alone, which the report says; of a file that was uploaded in
-   pieces it has the digest of the *whole*, which is that of its media file. What was *disposed of* has its
+   pieces, or that the terminal *took over* from a recorder (its closing says when and why), it has the digest of the
+   *whole*, which is that of its media file. What was *disposed of* has its
    manifests and receipts, a tombstone signed by the vault that counts the same segments, and no media. What was
    sealed and no manifest holds yet is *open*: it is what its receipts say, and nobody says that it is all there is.
 5. *Receipts* (DSSE): one for each segment, signed by the vault, saying what the manifest says; of what is open and of
@@ -937,6 +938,9 @@ def verify_bundle(
             if one.manifest["closed_by"] == "server":
                 slug = "whole" if "whole" in one.manifest else "by-server"
                 done(4, slug, name=one.name, reason=one.manifest["reason"])
+            elif over := parse_json(unbase64(one.manifest["closing"]["payload"])).get("taken_over"):
+                slug = "taken-over" if "whole" in one.manifest else "taken-over-in-part"
+                done(4, slug, name=one.name, at=over["at"], reason=over["reason"])
         for one in [*recordings, *unclosed]:
             if "remuxed_by" in one.manifest:
                 done(4, "remuxed", name=one.name, by=one.manifest["remuxed_by"])
@@ -1281,8 +1285,12 @@ def _check_manifest(
             signed.append(verify_envelope(take(manifest, "closing", dict), key, CLOSING_TYPE))
         elif "closing" in manifest or take(manifest, "reason", str) not in REASONS:
             raise Unreadable("member", name="reason")
-        if ("whole" in manifest) != (manifest.get("reason") == "complete"):
+        over = _taken_over(signed[-1], manifest) if "closing" in manifest else None
+        all_there = over is not None and not take(signed[-1], "missing", list)
+        if ("whole" in manifest) != (all_there or manifest.get("reason") == "complete"):
             raise Unreadable("member", name="whole")
+        if over and all_there and manifest["whole"] != {n: over[n] for n in ("sha256", "size")}:
+            raise Altered("count", name="whole")
         if "whole" in manifest:
             whole = take(manifest, "whole", dict)
             if not HEX.fullmatch(take(whole, "sha256", str)):
@@ -1325,6 +1333,20 @@ def _check_manifest(
         raise Altered("offsets", f"{folder}/offsets.tsv")
     digest = hashlib.sha256(data).hexdigest()
     return _Recording(name, id_, int(number or 0), manifest, digest, segments, beside)
+
+
+def _taken_over(closing: Json, manifest: Json) -> Json | None:
+    """Step 4: what the terminal signed of a file that it took over from a recorder."""
+    if "taken_over" not in closing:
+        return None
+    told = take(closing, "taken_over", dict)
+    for name in ("at", "reason"):
+        take(told, name, str)
+    if take(told, "format", str) != manifest.get("format", "mp4"):
+        raise Altered("count", name="format")
+    if take(told, "size", int) < 1 or not HEX.fullmatch(take(told, "sha256", str)):
+        raise Unreadable("member", name="taken_over")
+    return told
 
 
 def _check_supplements(recordings: list[_Recording]) -> None:
@@ -2079,6 +2101,17 @@ SENTENCES = {
         "{name} 是分段上传的文件，收齐后由服务器关闭，来源没有签名；清单载有整个文件的摘要，与所附文件一致",
         "{name} was uploaded in pieces and closed by the server when complete, without its source's signature; the "
         "manifest has the digest of the whole file, which is the one enclosed",
+    ),
+    "taken-over": (
+        "{name} 不是实时上传：终端于 {at} 从记录设备接管的文件（原因 {reason}），接管声明由终端签名；"
+        "清单载有整个文件的摘要，与所附文件一致",
+        "{name} was not streamed: a terminal took the file over from a recorder at {at} (reason: {reason}) and "
+        "signed that; the manifest has the digest of the whole file, which is the one enclosed",
+    ),
+    "taken-over-in-part": (
+        "注意：{name} 不是实时上传：终端于 {at} 从记录设备接管文件（原因 {reason}），但没有收全",
+        "note: {name} was not streamed: a terminal took the file over from a recorder at {at} (reason: {reason}), "
+        "and not all of it came",
     ),
     "remuxed": (
         "注意：{name} 的音像在送达证据库之前由媒体网关 {by} 拆开并重新封装，封存的是重新封装后的内容",

@@ -11,8 +11,10 @@ from uuid import UUID
 from fastapi import APIRouter, Path, Request
 
 from services.api.database import Maker
+from services.api.errors import UploadTooLarge
 from services.api.recorders.dependencies import SignedByTerminal
 from services.api.recordings import manifests, service
+from services.api.recordings.doors import limits
 from services.api.recordings.schemas import NewRecording, RecordingView
 from services.api.vault import Vault
 from services.vault.contract import wire
@@ -24,8 +26,11 @@ router = APIRouter(prefix="/v1/recordings", tags=["direct door"])
 async def open_recording(
     recording: UUID, message: NewRecording, terminal: SignedByTerminal, sessions: Maker, vault: Vault
 ) -> RecordingView:
-    """Begin a recording under the id the terminal made; repeat until answered."""
-    state = await service.open_recording(sessions, vault, terminal, recording, message.started_at)
+    """Begin a recording under the id the terminal made; repeat until answered. With `taken_over` it is a finished
+    file of at most 64 GiB."""
+    if message.taken_over and message.taken_over.size > limits.UPLOAD_BYTES:
+        raise UploadTooLarge
+    state = await service.open_recording(sessions, vault, terminal, recording, message)
     return RecordingView(id=recording, state=state)
 
 
@@ -49,7 +54,8 @@ async def close(
 ) -> wire.ClosedRecording:
     """The terminal's signed count and Merkle root; 409 `segments-outstanding` names what is not sealed yet,
     `conflicts-undecided` says that the server will close it in the terminal's stead, and `closed-by-server` that what
-    is not in its manifests yet is to be closed as a supplement."""
+    is not in its manifests yet is to be closed as a supplement. The whole of a file that was taken over is read
+    first: 503 `whole-unchecked` until that is done."""
     return await manifests.close_recording(sessions, vault, terminal, recording, message)
 
 

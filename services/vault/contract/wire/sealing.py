@@ -20,6 +20,7 @@ from services.vault.contract.wire.base import (
     Moment,
     Sha256,
     Slug,
+    rfc3339,
 )
 
 RECEIPT_TYPE = "application/vnd.quancheng.receipt.v1+json"
@@ -39,6 +40,9 @@ ServerReason = Literal["idle", "endless", "lost", "revoked", "complete", "cancel
 """Why a recording was closed without its source's signature: nothing came any more; the source never ends (a hall
 camera) and the recording was long enough; the source has gone; its key was revoked; an uploaded file is complete, or
 whoever uploaded it gave it up."""
+TakeoverReason = Literal["no-link", "device-cannot-stream", "recovered", "other"]
+"""Why a file comes afterwards and was not streamed (article 33(2)): there was no link; the device cannot; the device
+was repaired or found again; anything else, which its keeper has a note of."""
 
 
 class SegmentName(Message):
@@ -157,6 +161,28 @@ def series_act(series: UUID, version: int, sha256: str) -> UUID:
 def manifest_act(recording: UUID, number: int) -> UUID:
     """The act under which the log tells of a recording's manifest: known before it is told, and after a loss."""
     return uuid5(recording, f"manifest {number}")
+
+
+class TakenOver(Message):
+    """What a terminal's closing says of a finished file that it took over from a recorder and sealed unaltered.
+
+    `at` is the terminal's clock. What is known of the recorder's own is `modified_at`, the file system's time of last
+    modification, and `created_at`, which an MP4 or MOV says of itself; either may be wrong by the recorder's zone.
+    """
+
+    sha256: Sha256
+    size: Annotated[int, Field(ge=1)]
+    format: Format
+    at: Moment
+    reason: TakeoverReason
+    modified_at: Moment | None
+    created_at: Moment | None
+
+    def told(self) -> dict[str, Any]:
+        """As it stands in what is signed."""
+        times = {name: getattr(self, name) for name in ("at", "modified_at", "created_at")}
+        said = {name: moment and rfc3339(moment) for name, moment in times.items()}
+        return self.model_dump(include=TakenOver.model_fields.keys() - times.keys()) | said
 
 
 class CloseRecording(Message):
