@@ -38,7 +38,7 @@ class Source:
             given = admin.post(f"/v1/recorders/{self.id}/push-addresses", json=address)
             given.raise_for_status()
         self.address, self.url = given.json()["id"], given.json()["url"]
-        self.uploads = given.json()["uploads"]
+        self.uploads, self.files = given.json()["uploads"], given.json()["files"]
 
     def revoke(self) -> None:
         with self.system.sign_in("admin") as admin:
