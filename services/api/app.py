@@ -28,6 +28,7 @@ from services.api.recordings import manifests, pushing, uploading, wholes
 from services.api.recordings import routes as recordings
 from services.api.recordings.doors import direct, heartbeat, limits, push, resumable, simple
 from services.api.recordings.doors.feeding import Inits, Means
+from services.api.recordings.files import arriving
 from services.api.recordings.files import routes as files
 from services.api.recordings.files import service as filing
 from services.api.recordings.gathering import Means as UploadMeans
@@ -121,6 +122,8 @@ def jobs_of(settings: Settings, engine: AsyncEngine, vault: VaultClient, store: 
     uploads = _upload_means(settings, engine, vault, store)
     queue.handle(uploading.CLOSE, lambda upload: wholes.close(uploads, upload))
     queue.handle(uploading.JOIN, lambda upload: wholes.join(uploads, upload))
+    filed = filing.Means(sessions, vault, uploads.holder)
+    queue.handle(uploading.ARRIVE, lambda upload: arriving.arrive(filed, uploads.reader, upload))
     queue.every("expire-uploads", uploading.EXPIRE_SECONDS, lambda: uploading.expire(sessions))
     return queue
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from deploy.local.stack import run_apart
 from services.vault.contract import wire
+from tests.flows.evidence import eventually
 from tests.flows.files import (
     PHOTO,
     RESULT,
@@ -25,6 +29,7 @@ from tests.flows.files import (
     with_exif,
 )
 from tests.flows.pushing import Source
+from tests.flows.uploading import created, patched
 from tests.rooms.test_series import trusted
 from tests.system import System
 
@@ -53,6 +58,11 @@ def versions_in_vault(system: System, file: str) -> list[tuple[int, str]]:
         f" WHERE recording_id = '{file}' AND state = 'sealed'"
     )
     return [(number, digest) for number, digest in json.loads(told)]
+
+
+def told_of(system: System, file: str, name: str) -> Any:
+    with system.sign_in("li") as supervisor:
+        return supervisor.get(f"/v1/files/{file}").json()[name]
 
 
 def test_the_same_bytes_are_the_same_version_with_the_same_receipt(
@@ -242,3 +252,44 @@ def test_a_receipt_is_the_vault_s(system: System, officer: httpx.Client, jpeg: b
     assert officer.get(f"/v1/files/{came['id']}/receipts/1").json() == came["receipt"]
     assert officer.get(f"/v1/files/{came['id']}/receipts/2").status_code == 404
     assert wire.Envelope.model_validate(came["receipt"]).decoded()["recording"] == came["id"]
+
+
+def test_bytes_come_by_the_resumable_door_as_well(system: System, anybody: httpx.Client, jpeg: bytes) -> None:
+    source = Source(system, kind="phone")
+    for protocol in ("tus", "ietf"):
+        file = new_id()
+        assert anybody.put(f"{source.files}/{file}/metadata", json=PHOTO).status_code == 200
+        data = jpeg + protocol.encode()
+        if protocol == "tus":
+            told = f"file {base64.b64encode(file.encode()).decode()},filename {base64.b64encode(b'a.jpg').decode()}"
+            url = created(source, len(data), upload_metadata=told)
+            assert patched(url, 0, data).status_code == 204
+        else:
+            came = anybody.post(f"{source.uploads}?file={file}", content=data, headers={"upload-complete": "?1"})
+            assert came.status_code == 201, came.text
+        (version,) = eventually(partial(told_of, system, file, "versions"), "the file is sealed", 60)
+        assert versions_in_vault(system, file) == [(1, sha256(data))]
+        assert (version["door"], version["sha256"]) == ("resumable", sha256(data))
+        # The same bytes by the other way are the same version.
+        assert put(anybody, source.files, file, None, data).json()["version"] == 1
+        again = anybody.post(f"{source.uploads}?file={file}", headers={"upload-complete": "?0"})
+        assert (again.status_code, again.json()["slug"]) == (409, "file-differs")
+
+
+def test_what_came_by_the_resumable_door_and_is_unfit_says_so(
+    system: System, anybody: httpx.Client, jpeg: bytes
+) -> None:
+    source = Source(system, kind="phone")
+    file = new_id()
+    for where in (f"?file={file}", "?file=none"):
+        refused = anybody.post(f"{source.uploads}{where}", headers={"upload-complete": "?0"})
+        assert refused.json()["slug"] == ("upload-header" if "none" in where else "file-untold")
+    anybody.put(f"{source.files}/{file}/metadata", json=PHOTO)
+    large = {"upload-complete": "?0", "upload-length": str(65 * 1024 * 1024)}
+    refused = anybody.post(f"{source.uploads}?file={file}", headers=large)
+    assert (refused.status_code, refused.json()["slug"]) == (413, "file-too-large")
+    came = anybody.post(f"{source.uploads}?file={file}", content=b"MZ\x90", headers={"upload-complete": "?1"})
+    assert came.status_code == 201
+    assert eventually(partial(told_of, system, file, "trouble"), "the file says so", 60) == "file-type"
+    assert put(anybody, source.files, file, None, jpeg).status_code == 201
+    assert told_of(system, file, "trouble") is None
