@@ -83,7 +83,12 @@ class Source:
 
 def exported(system: System, recording: str) -> Path:
     """The media of a recording, out of an export that a stranger has verified."""
-    folder = system.export(recording)
+    (media,) = (verified(system, system.export(recording)) / "data").glob(f"{recording}.*")
+    return media
+
+
+def verified(system: System, folder: Path) -> Path:
+    """The export, once a stranger has verified it."""
 
     async def told() -> VaultIdentity:
         async with system.vault() as vault:
@@ -105,8 +110,7 @@ def exported(system: System, recording: str) -> Path:
     ]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout
-    (media,) = (folder / "data").glob(f"{recording}.*")
-    return media
+    return folder
 
 
 def frames(media: Path, kind: str = "v") -> int:

@@ -7,6 +7,8 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
+from services.api.recordings.worth import Worth
+
 State = Literal["open", "closed"]
 Lock = Literal["compliance", "none"]
 Presence = Literal["closed", "live", "catching-up", "silent", "waiting", "stopped", "lost"]
@@ -129,7 +131,8 @@ class Timeline:
 
 @dataclass(frozen=True)
 class RecordingDetail:
-    """`remuxed_by` is the gateway that took the media apart and together again; `gaps` are the first hundred."""
+    """`remuxed_by` is the gateway that took the media apart and together again; `handover` is where an import
+    came from, `worth` what its origin is worth, and `gaps` are the first hundred."""
 
     row: RecordingRow
     manifest_sha256: str | None
@@ -141,4 +144,6 @@ class RecordingDetail:
     source_kind: str
     door: Literal["direct", "push", "resumable"]
     remuxed_by: str | None
+    handover: UUID | None
+    worth: Worth
     gaps: list[GapRow]
