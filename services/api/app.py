@@ -26,8 +26,11 @@ from services.api.recorders import revocation
 from services.api.recorders import routes as recorders
 from services.api.recordings import detecting, manifests, pushing, takeovers, uploading, wholes
 from services.api.recordings import routes as recordings
-from services.api.recordings.doors import direct, heartbeat, limits, push, resumable
+from services.api.recordings.doors import direct, heartbeat, limits, push, resumable, simple
 from services.api.recordings.doors.feeding import Inits, Means
+from services.api.recordings.files import arriving
+from services.api.recordings.files import routes as files
+from services.api.recordings.files import service as filing
 from services.api.recordings.gathering import Means as UploadMeans
 from services.api.recordings.gathering import Tails
 from services.api.recordings.holding import Holder
@@ -70,6 +73,8 @@ def create_app(settings: Settings) -> FastAPI:
             app.state.push_bodies = push.Bodies(settings.push_bodies)
             app.state.upload_means = _upload_means(settings, engine, vault, store)
             app.state.upload_bodies = push.Bodies(settings.upload_bodies)
+            app.state.file_means = filing.Means(app.state.sessions, vault, app.state.push_means.holder)
+            app.state.file_bodies = push.Bodies(settings.file_bodies)
             loops = [asyncio.create_task(_learn_lock(app, vault))]
             if settings.work:
                 loops.append(asyncio.create_task(jobs_of(settings, engine, vault, store).work()))
@@ -94,8 +99,8 @@ def create_app(settings: Settings) -> FastAPI:
     problems.install(app)
     for kind, handler in list(app.exception_handlers.items()):
         app.add_exception_handler(kind, _for_people(handler))
-    doors = (direct.router, heartbeat.router, push.router, resumable.router)
-    rooms = (identity.router, job_routes.router, recorders.router, *doors, recordings.router)
+    doors = (direct.router, heartbeat.router, push.router, resumable.router, simple.router)
+    rooms = (identity.router, job_routes.router, recorders.router, *doors, recordings.router, files.router)
     for routes in (*rooms, console.router, sources.router):
         app.include_router(routes)
     app.add_api_route("/healthz", _healthy, methods=["GET"], include_in_schema=False)
@@ -117,9 +122,11 @@ def jobs_of(settings: Settings, engine: AsyncEngine, vault: VaultClient, store: 
     uploads = _upload_means(settings, engine, vault, store)
     queue.handle(uploading.CLOSE, lambda upload: wholes.close(uploads, upload))
     queue.handle(uploading.JOIN, lambda upload: wholes.join(uploads, upload))
-    reader = Reader(vault, store)
+    reader = uploads.reader
     queue.handle(detecting.DETECT, lambda closing: detecting.find(sessions, reader, closing), at_once=1)
     queue.handle(takeovers.CHECK, lambda recording: takeovers.check(sessions, reader, recording))
+    filed = filing.Means(sessions, vault, uploads.holder)
+    queue.handle(uploading.ARRIVE, lambda upload: arriving.arrive(filed, reader, upload))
     queue.every("expire-uploads", uploading.EXPIRE_SECONDS, lambda: uploading.expire(sessions))
     return queue
 
@@ -197,6 +204,8 @@ def _refuse(scope: http.Scope, status: int) -> Response:
 
 def _limit_of(method: str, path: str) -> int | None:
     if path.startswith("/v1/push/") or (path.startswith("/v1/uploads/") and method in ("POST", "PATCH")):
+        return None
+    if simple.takes_bytes(method, path):
         return None
     if path.endswith("/close"):
         return wire.MAX_CLOSING_BYTES * 2

@@ -227,3 +227,95 @@ class PushTooLarge(ApiError):
 
 class PushIdle(ApiError):
     """Nothing came for too long; what came before is sealed."""
+
+
+class NoSuchFile(ApiError):
+    """No such file, or none this person or source may see."""
+
+
+class FileIdUnfit(ApiError):
+    """The id is no UUIDv7."""
+
+
+class FileDiffers(ApiError):
+    """The id or the key is used already, for other bytes or with other things said of it."""
+
+
+class FileVersionDiffers(ApiError):
+    """The version that these bytes were to follow is not the newest: `version` is."""
+
+
+class FileBusy(ApiError):
+    """Other bytes are being sealed as the next version of this file just now."""
+
+
+class FileEmpty(ApiError):
+    """No byte came."""
+
+
+class FileTooLarge(ApiError):
+    """More than a file of its kind may have."""
+
+
+class FileTruncated(ApiError):
+    """The connection ended before the file did; nothing was taken."""
+
+
+class FileSlow(ApiError):
+    """Nothing came for too long, or the whole took too long; nothing was taken."""
+
+
+class FileTypeUnfit(ApiError):
+    """By its content it is not what a file of its kind may be."""
+
+
+class DigestDiffers(ApiError):
+    """The bytes do not have the digest that came with them; nothing was taken."""
+
+
+class FormUnfit(ApiError):
+    """Not the form that is asked for: one part `metadata`, and behind it one part `file`."""
+
+
+class KeyMissing(ApiError):
+    """A POST without an Idempotency-Key, or with one that is none."""
+
+
+class FileUntold(ApiError):
+    """Bytes for a file of which nothing was said before."""
+
+
+class TooManyFiles(ApiError):
+    """As many files as may be wait for their bytes."""
+
+
+class TooManyVersions(ApiError):
+    """The file has as many versions as it may."""
+
+
+class SourceUnfit(ApiError):
+    """A source of this kind brings no single files."""
+
+
+class NoSuchHandover(ApiError):
+    """No such handover of footage, or none of this source."""
+
+
+class HandoverDiffers(ApiError):
+    """The id is used already, with other things said."""
+
+
+class NoSuchRequest(ApiError):
+    """No such request for footage, or none this person may see."""
+
+
+class RequestDiffers(ApiError):
+    """The id is used already, with other things said."""
+
+
+class RequestAnswered(ApiError):
+    """The request for footage was answered before."""
+
+
+class CameraUnfit(ApiError):
+    """Not a hall camera of this unit."""

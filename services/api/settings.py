@@ -41,6 +41,10 @@ class Settings(BaseSettings):
     """How many upload bodies this process takes at once, each with up to 32 MiB of memory."""
     upload_mbit_per_second: Annotated[float, Field(gt=0)] = 1000
     """Faster than this an upload body is made to wait."""
+    file_bodies: Annotated[int, Field(ge=1)] = 8
+    """How many single files this process takes at once, each with up to 128 MiB of memory."""
+    file_seconds: Annotated[float, Field(gt=0)] = 900
+    """How long one may take, however steadily it comes."""
     lost_after_seconds: Annotated[float, Field(gt=0)] = 24 * 3600
     """How long a terminal must have been silent before the server closes its recording."""
     lost_every_seconds: Annotated[float, Field(gt=0)] = 60

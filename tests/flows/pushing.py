@@ -38,7 +38,7 @@ class Source:
             given = admin.post(f"/v1/recorders/{self.id}/push-addresses", json=address)
             given.raise_for_status()
         self.address, self.url = given.json()["id"], given.json()["url"]
-        self.uploads = given.json()["uploads"]
+        self.uploads, self.files = given.json()["uploads"], given.json()["files"]
 
     def revoke(self) -> None:
         with self.system.sign_in("admin") as admin:
@@ -88,7 +88,12 @@ class Source:
 
 def exported(system: System, recording: str) -> Path:
     """The media of a recording, out of an export that a stranger has verified."""
-    folder = system.export(recording)
+    (media,) = (verified(system, system.export(recording)) / "data").glob(f"{recording}.*")
+    return media
+
+
+def verified(system: System, folder: Path) -> Path:
+    """The export, once a stranger has verified it."""
 
     async def told() -> VaultIdentity:
         async with system.vault() as vault:
@@ -110,8 +115,7 @@ def exported(system: System, recording: str) -> Path:
     ]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout
-    (media,) = (folder / "data").glob(f"{recording}.*")
-    return media
+    return folder
 
 
 def frames(media: Path, kind: str = "v") -> int:

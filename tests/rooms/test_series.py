@@ -9,6 +9,7 @@ import re
 import secrets
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
 import httpx
@@ -62,6 +63,14 @@ async def seal(vault: VaultClient, series: UUID, ask: wire.SegmentAsk, data: byt
 async def refused(vault: VaultClient, series: UUID, ask: wire.SegmentAsk) -> str:
     (problem,) = (await vault.exchange(series, wire.ExchangeRequest(asks=[ask]))).problems
     return problem.slug
+
+
+async def trusted(system: System, receipt: dict[str, Any]) -> dict[str, Any]:
+    """What a receipt says, by the vault's own key."""
+    async with VaultClient(system.stack.vault_url, service_key(system.stack)) as client:
+        identity = await client.identity()
+    keys = {identity.receipt_key_id: Ed25519PublicKey.from_public_bytes(base64.b64decode(identity.receipt_key))}
+    return verify.verify_envelope(receipt, keys, wire.RECEIPT_TYPE)
 
 
 async def test_each_version_has_its_receipt_and_its_statement(vault: VaultClient, series: UUID) -> None:

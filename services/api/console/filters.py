@@ -8,10 +8,9 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 
-# China has kept one offset without summer time since 1992, so no time zone database is needed.
-SHANGHAI = timezone(timedelta(hours=8), "Asia/Shanghai")
+from services.api.moments import SHANGHAI
 
 ABSENT = "—"
 _UNITS = ("kB", "MB", "GB", "TB", "PB")

@@ -79,7 +79,8 @@ async def make_address(
     token, _ = await addresses.make(db, who, source, days=days, remuxed_by=remuxed_by.strip() or None)
     api = f"{request.app.state.settings.public_url}/v1"
     url, uploads = f"{api}/push/{token}/", f"{api}/uploads/{token}"
-    return await _page(request, who, db, source, url=url, uploads=uploads, qr=_qr(f"{url}live.mp4"))
+    files = addresses.files_url(api, (await service.recorder(db, who, source)).kind, token)
+    return await _page(request, who, db, source, url=url, uploads=uploads, files=files, qr=_qr(f"{url}live.mp4"))
 
 
 @router.post("/{source}/push-addresses/{address}/revocation")
@@ -105,6 +106,7 @@ async def _page(
     *,
     url: str | None = None,
     uploads: str | None = None,
+    files: str | None = None,
     qr: str | None = None,
     code: str | None = None,
 ) -> Response:
@@ -121,6 +123,7 @@ async def _page(
         days=DAYS,
         url=url,
         uploads=uploads,
+        files=files,
         qr=qr,
         code=code,
         api_url=request.app.state.settings.public_url,

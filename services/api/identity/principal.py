@@ -9,11 +9,11 @@ from uuid import UUID
 from services.api.errors import NotPermitted
 
 Role = Literal["officer", "supervisor", "administrator"]
-Verb = Literal["see-recordings", "view", "export", "manage-recorders", "tend-jobs"]
+Verb = Literal["see-recordings", "view", "export", "bring-files", "ask-footage", "manage-recorders", "tend-jobs"]
 
 MAY: dict[str, frozenset[Verb]] = {
-    "officer": frozenset({"see-recordings", "view"}),
-    "supervisor": frozenset({"see-recordings", "view", "export"}),
+    "officer": frozenset({"see-recordings", "view", "bring-files", "ask-footage"}),
+    "supervisor": frozenset({"see-recordings", "view", "export", "ask-footage"}),
     "administrator": frozenset({"manage-recorders", "tend-jobs"}),
 }
 """A role that is not here may do nothing. An administrator reads no recording by that role."""

@@ -26,6 +26,8 @@ from services.api.recorders.newest import newest_of
 
 MAX_VALID = 50
 """Addresses of one source that are valid at the same time."""
+BRINGS_FILES = frozenset({"instrument", "phone", "dock"})
+"""Kinds of sources that bring single files by their addresses."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,11 @@ async def make(
     db.add(address)
     await db.flush()
     return token, address
+
+
+def files_url(api: str, kind: str, token: str) -> str | None:
+    """Where single files are brought, for a source that brings such."""
+    return f"{api}/files-by/{token}" if kind in BRINGS_FILES else None
 
 
 async def revoke(db: AsyncSession, who: Principal, recorder: UUID, address: UUID) -> PushAddress:

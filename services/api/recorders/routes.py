@@ -74,7 +74,9 @@ async def make_address(
     response.headers["cache-control"] = "no-store"
     view = AddressView.model_validate(made, from_attributes=True)
     api = f"{request.app.state.settings.public_url}/v1"
-    return MadeAddress(**view.model_dump(), url=f"{api}/push/{token}/", uploads=f"{api}/uploads/{token}")
+    kind = (await service.recorder(db, who, recorder)).kind
+    files = addresses.files_url(api, kind, token)
+    return MadeAddress(**view.model_dump(), url=f"{api}/push/{token}/", uploads=f"{api}/uploads/{token}", files=files)
 
 
 @router.post("/recorders/{recorder}/push-addresses/{address}/revocation")

@@ -55,10 +55,12 @@ class AddressView(BaseModel):
 
 class MadeAddress(AddressView):
     """`url` is told this once: whoever knows it may push. Append a name, as `live.mp4`, `live.ts` or `live.m3u8`.
-    `uploads` is the same for files that are uploaded in pieces."""
+    `uploads` is the same for files that are uploaded in pieces, `files` for single files that come whole, where a
+    source of this kind brings such."""
 
     url: str
     uploads: str
+    files: str | None
 
 
 class HeartbeatView(BaseModel):

@@ -1,6 +1,6 @@
 """Exports: logged with their purpose, prepared by the vault, and fetched through here for as long as it keeps them.
 
-Every look at one and every byte of it is for the person who asked for it, while all its recordings are within reach.
+Every look at one and every byte of it is for the person who asked for it, while all that is in it is within reach.
 What was logged and, by a crash or a lost answer, never begun is begun at the next look.
 """
 
@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import httpx
-from sqlalchemy import ColumnElement, Select, not_, select
+from sqlalchemy import ColumnElement, Select, not_, or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
@@ -22,8 +22,10 @@ from uuid_utils.compat import uuid7
 
 from services.api import outbox
 from services.api.database import Sessions
-from services.api.errors import NoSuchExport, NoSuchRecording, RecordingEmpty
+from services.api.errors import NoSuchExport, NoSuchFile, NoSuchRecording, RecordingEmpty
 from services.api.identity.principal import Principal
+from services.api.recordings.files import queries as file_queries
+from services.api.recordings.files.models import ExportedFile, File
 from services.api.recordings.models import Export, ExportedRecording, Recording
 from services.api.recordings.queries import visible_to
 from services.api.recordings.schemas import ExportPage, ExportView, NewExport
@@ -35,16 +37,20 @@ _PASSED_ON = ("content-length", "content-range", "content-type", "etag", "accept
 
 
 async def register(sessions: Sessions, vault: VaultClient, who: Principal, asked: NewExport) -> ExportView:
-    """Logged before anything is prepared. Raises NoSuchRecording, NotPermitted, RecordingEmpty, VaultUnreachable, and
-    VaultRefused where too many are being prepared or copies cannot be made."""
-    now, wanted = datetime.now(UTC), sorted(set(asked.recordings))
+    """Logged before anything is prepared. Raises NoSuchRecording, NoSuchFile, NotPermitted, RecordingEmpty,
+    VaultUnreachable, and VaultRefused where too many are being prepared or copies cannot be made."""
+    now, wanted, files = datetime.now(UTC), sorted(set(asked.recordings)), sorted(set(asked.files))
     async with sessions.begin() as db:
         query = select(col(Recording.segments)).where(visible_to(who), col(Recording.id).in_(wanted))
         found = (await db.scalars(query)).all()
         if len(found) != len(wanted):
             raise NoSuchRecording
+        sealed = select(col(File.version)).where(file_queries.visible_to(who), col(File.id).in_(files))
+        versions = (await db.scalars(sealed)).all()
+        if len(versions) != len(files):
+            raise NoSuchFile
         who.require("export")
-        if not all(found):
+        if not all(found) or not all(versions):
             raise RecordingEmpty
         export = Export(
             id=uuid7(),
@@ -54,15 +60,17 @@ async def register(sessions: Sessions, vault: VaultClient, who: Principal, asked
             at=now,
             copies=asked.copies,
         )
-        told = _request(export, wanted)
+        told = _request(export, wanted, files)
         await outbox.enter(
             db, export.id, "export", told.told() | {"purpose": asked.purpose} | asked.note_digest(), now
         )
         await db.flush()
         db.add(export)
         await db.flush()
-        rows = [{"export_id": export.id, "recording_id": one} for one in wanted]
-        await db.execute(insert(ExportedRecording).values(rows))
+        for table, name, ids in ((ExportedRecording, "recording_id", wanted), (ExportedFile, "file_id", files)):
+            if ids:
+                rows = [{"export_id": export.id, name: one} for one in ids]
+                await db.execute(insert(table).values(rows))
     await outbox.tell(sessions, vault, export.id)
     return _view(export, await vault.begin_export(told))
 
@@ -72,13 +80,14 @@ async def state(sessions: Sessions, vault: VaultClient, who: Principal, export: 
     async with sessions() as db:
         kept = await _own(db, who, export)
         recordings = list(await db.scalars(_recordings_of(export)))
+        files = list(await db.scalars(_files_of(export)))
     begun = (await vault.export_states([export])).exports
     if begun:
         return _view(kept, begun[0])
     if kept.at + _BEGUN_WITHIN <= datetime.now(UTC):
         return _view(kept, None)
     await outbox.tell(sessions, vault, export)
-    return _view(kept, await vault.begin_export(_request(kept, recordings)))
+    return _view(kept, await vault.begin_export(_request(kept, recordings, files)))
 
 
 async def listed(
@@ -87,6 +96,7 @@ async def listed(
     who: Principal,
     *,
     recording: UUID | None,
+    file: UUID | None,
     cursor: str | None,
     limit: int,
 ) -> ExportPage:
@@ -95,6 +105,9 @@ async def listed(
     if recording is not None:
         query = query.join(ExportedRecording, col(ExportedRecording.export_id) == col(Export.id))
         query = query.where(col(ExportedRecording.recording_id) == recording)
+    if file is not None:
+        query = query.join(ExportedFile, col(ExportedFile.export_id) == col(Export.id))
+        query = query.where(col(ExportedFile.file_id) == file)
     if after := _read_cursor(cursor):
         query = query.where(col(Export.id) < after)
     who.require("export")
@@ -138,7 +151,7 @@ async def download(
 
 
 async def _own(db: AsyncSession, who: Principal, export: UUID) -> Export:
-    """This person's, with all of its recordings within reach. Raises NoSuchExport."""
+    """This person's, with all of it within reach. Raises NoSuchExport."""
     query = select(Export).where(col(Export.id) == export, col(Export.person_id) == who.person_id)
     found = await db.scalar(query.where(not_(_hidden(who))))
     if found is None or not who.may("export"):
@@ -147,10 +160,14 @@ async def _own(db: AsyncSession, who: Principal, export: UUID) -> Export:
 
 
 def _hidden(who: Principal) -> ColumnElement[bool]:
-    """Whether a recording of the export is out of this person's reach."""
+    """Whether a recording or a file of the export is out of this person's reach."""
     query = select(col(ExportedRecording.export_id)).where(col(ExportedRecording.export_id) == col(Export.id))
     query = query.join(Recording, col(Recording.id) == col(ExportedRecording.recording_id))
-    return query.where(not_(visible_to(who))).correlate(Export).exists()
+    files = select(col(ExportedFile.export_id)).where(col(ExportedFile.export_id) == col(Export.id))
+    files = files.join(File, col(File.id) == col(ExportedFile.file_id))
+    files = files.where(not_(file_queries.visible_to(who)))
+    recordings = query.where(not_(visible_to(who))).correlate(Export).exists()
+    return or_(recordings, files.correlate(Export).exists())
 
 
 def _recordings_of(export: UUID) -> Select[UUID]:
@@ -158,8 +175,15 @@ def _recordings_of(export: UUID) -> Select[UUID]:
     return query.order_by(col(ExportedRecording.recording_id))
 
 
-def _request(export: Export, recordings: list[UUID]) -> wire.ExportRequest:
-    return wire.ExportRequest(act=export.id, recordings=recordings, person=export.person_id, copies=export.copies)
+def _files_of(export: UUID) -> Select[UUID]:
+    query = select(col(ExportedFile.file_id)).where(col(ExportedFile.export_id) == export)
+    return query.order_by(col(ExportedFile.file_id))
+
+
+def _request(export: Export, recordings: list[UUID], files: list[UUID]) -> wire.ExportRequest:
+    return wire.ExportRequest(
+        act=export.id, recordings=recordings, series=files, person=export.person_id, copies=export.copies
+    )
 
 
 def _view(export: Export, begun: wire.ExportState | None) -> ExportView:

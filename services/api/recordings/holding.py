@@ -42,6 +42,7 @@ class Piece:
     duration_ms: int
     monotonic_ms: int
     begins_anew: bool = False
+    metadata_sha256: str | None = None
 
     def ask(self, sequence: int, sha256: str) -> wire.SegmentAsk:
         return wire.SegmentAsk(
@@ -52,6 +53,7 @@ class Piece:
             started_at=self.started_at,
             duration_ms=self.duration_ms,
             monotonic_ms=self.monotonic_ms,
+            metadata_sha256=self.metadata_sha256,
         )
 
 

@@ -43,6 +43,8 @@ class Recording(Table, table=True):
     """When the server last tried in vain to close it in its terminal's stead."""
     watched_until: datetime | None = Field(default=None, sa_type=Time)
     remuxed_by: str | None = None
+    handover_id: UUID | None = None
+    """Of an import: who handed it over."""
     address_id: UUID | None = None
     rendition: str = ""
     """Of a push that brings several streams side by side (DASH), which one."""
@@ -121,6 +123,9 @@ class Upload(Table, table=True):
     content_type: str | None = None
     metadata_: str | None = Field(default=None, sa_column_kwargs={"name": "metadata"})
     """As the client gave it, to be given back."""
+    file_id: UUID | None = None
+    """The single file that it brings the bytes of."""
+    handover_id: UUID | None = None
     created_at: datetime = Field(sa_type=Time)
     expires_at: datetime = Field(sa_type=Time)
     completed_at: datetime | None = Field(default=None, sa_type=Time)
@@ -212,7 +217,10 @@ class Viewing(Table, table=True):
 
     __tablename__ = "viewings"
     id: UUID = Field(primary_key=True)
-    recording_id: UUID
+    recording_id: UUID | None = None
+    file_id: UUID | None = None
+    """It is of a version of a single file, and not of a recording."""
+    file_version: int | None = None
     person_id: UUID
     purpose: str
     note: str | None = None

@@ -100,7 +100,7 @@ class _Reading:
             while True:
                 for ticket in tickets:
                     take = min(ticket.size - skip, length)
-                    async for chunk in _checked(await self.reader.opened(ticket), ticket, skip, take):
+                    async for chunk in checked(await self.reader.opened(ticket), ticket, skip, take):
                         yield chunk
                     length, skip = length - take, 0
                 if not length:
@@ -128,7 +128,7 @@ class _Reading:
         return await self.reader.tickets(self.recording.id, names)
 
 
-async def _checked(
+async def checked(
     stored: AsyncIterator[bytes], ticket: wire.ReadTicket, skip: int, take: int
 ) -> AsyncIterator[bytes]:
     """`take` bytes of a segment from `skip` on. All of it is read and compared with what was sealed before the last

@@ -66,17 +66,17 @@ async def segment(
     """Size and bytes of one sealed segment. Raises NoSuchSegment, VaultUnavailable."""
     sequence, _, sha256 = name.partition("-")
     async with sessions() as db:
-        viewing, _ = await service.viewing_of(db, who, viewing_id)
-        key = (viewing.recording_id, int(sequence), sha256)
+        _, recording = await service.viewing_of(db, who, viewing_id)
+        key = (recording.id, int(sequence), sha256)
         if int(sequence) > wire.MAX_SEQUENCE or await db.get(Segment, key) is None:
             raise NoSuchSegment
-    return await reader.stream(viewing.recording_id, wire.SegmentName(sequence=int(sequence), sha256=sha256))
+    return await reader.stream(recording.id, wire.SegmentName(sequence=int(sequence), sha256=sha256))
 
 
 async def _listed(db: AsyncSession, viewing: Viewing, recording: Recording) -> list[Any]:
     """The init segment and the media that the viewing may list now."""
     columns = (Segment.sequence, Segment.sha256, Segment.media, Segment.started_at, Segment.duration_ms)
-    query = as_played(viewing.recording_id, *columns, Segment.begins_anew)
+    query = as_played(recording.id, *columns, Segment.begins_anew)
     query = query.where((col(Segment.sequence) == 0) | (col(Segment.sequence) >= viewing.first_sequence))
     found = (await db.execute(query)).all()
     init = [s for s in found if s.media == "init"]

@@ -30,6 +30,7 @@ from services.api.recordings.views import (
     State,
     TakeoverView,
 )
+from services.api.recordings.worth import worth_of
 from services.vault.contract.wire import MAX_DIGESTS_PER_SEQUENCE
 
 MAX_LIMIT = 200
@@ -97,6 +98,14 @@ async def recording(db: AsyncSession, who: Principal, recording_id: UUID) -> Rec
         source_kind=found.kind,
         door="push" if kept.door == "push" else "resumable" if kept.door == "resumable" else "direct",
         remuxed_by=kept.remuxed_by,
+        handover=kept.handover_id,
+        worth=worth_of(
+            kept.door,
+            found.kind,
+            signed=kept.key_id is not None,
+            remuxed=kept.remuxed_by is not None,
+            handed_over=kept.handover_id is not None,
+        ),
         gaps=await _gaps(db, recording_id),
     )
 

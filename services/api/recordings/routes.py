@@ -155,10 +155,11 @@ async def own_exports(
     sessions: Maker,
     vault: Vault,
     recording: UUID | None = None,
+    file: UUID | None = None,
     cursor: Annotated[str | None, Query(max_length=200)] = None,
     limit: Annotated[int, Query(ge=1, le=queries.MAX_LIMIT)] = 50,
 ) -> ExportPage:
-    return await exports.listed(sessions, vault, who, recording=recording, cursor=cursor, limit=limit)
+    return await exports.listed(sessions, vault, who, recording=recording, file=file, cursor=cursor, limit=limit)
 
 
 @router.get("/exports/{export}")

@@ -120,12 +120,20 @@ class ViewingView(BaseModel):
 
 
 class NewExport(NewUse):
-    """What is taken along, and why. With `copies` a plain MP4 of each closed recording is added."""
+    """What is taken along, and why; `files` with all their versions. With `copies` a plain MP4 of each closed
+    recording is added."""
 
     model_config = ConfigDict(extra="forbid")
 
-    recordings: Annotated[list[UUID], Field(min_length=1, max_length=MAX_EXPORTED)]
+    recordings: Annotated[list[UUID], Field(max_length=MAX_EXPORTED)] = []
+    files: Annotated[list[UUID], Field(max_length=MAX_EXPORTED)] = []
     copies: bool = False
+
+    @model_validator(mode="after")
+    def _is_of_something(self) -> Self:
+        if not self.recordings and not self.files:
+            raise ValueError("an export is of something")
+        return self
 
 
 class ExportView(BaseModel):

@@ -25,7 +25,7 @@ from services.api.recordings import service
 from services.api.recordings.models import Recording, Upload
 from services.vault.contract import wire
 
-CLOSE, JOIN = "close-upload", "join-upload"
+CLOSE, JOIN, ARRIVE = "close-upload", "join-upload", "file-arrives"
 EXPIRE_SECONDS = 10.0
 _EXPIRED_AT_ONCE = 100
 
@@ -127,6 +127,7 @@ async def index(db: AsyncSession, pusher: Pusher, upload: Upload, sealed: wire.S
         "format": upload.format,
         "started_at": upload.created_at,
         "remuxed_by": pusher.remuxed_by,
+        "handover_id": upload.handover_id,
     }
     await db.execute(insert(Recording).values(values).on_conflict_do_nothing())
     await service.index(db, upload.id, [service.columns(sealed)])
@@ -194,11 +195,14 @@ async def expire(sessions: Sessions) -> None:
 
 
 async def closed(sessions: Sessions, upload: UUID, whole_sha256: str | None) -> None:
+    """Where it brings a single file's bytes, they are there now."""
     gone = update(Upload).where(col(Upload.id) == upload)
     values: dict[str, Any] = {"closed": True, "whole_sha256": whole_sha256, "tail": None, "tail_sha256": None}
     values["received"] = col(Upload.sealed)
     async with sessions.begin() as db:
-        await db.execute(gone.values(values))
+        file = await db.scalar(gone.values(values).returning(col(Upload.file_id)))
+        if file is not None and whole_sha256 is not None:
+            await jobs.enter(db, ARRIVE, str(upload))
 
 
 def _completed(length: int) -> dict[str, Any]:

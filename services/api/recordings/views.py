@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
+from services.api.recordings.worth import Worth
 from services.vault.contract import wire
 
 State = Literal["open", "closed"]
@@ -181,7 +182,8 @@ class Facts:
 
 @dataclass(frozen=True)
 class RecordingDetail:
-    """`remuxed_by` is the gateway that took the media apart and together again; `gaps` are the first hundred."""
+    """`remuxed_by` is the gateway that took the media apart and together again; `handover` is where an import
+    came from, `worth` what its origin is worth, and `gaps` are the first hundred."""
 
     row: RecordingRow
     manifest_sha256: str | None
@@ -193,4 +195,6 @@ class RecordingDetail:
     source_kind: str
     door: Literal["direct", "push", "resumable"]
     remuxed_by: str | None
+    handover: UUID | None
+    worth: Worth
     gaps: list[GapRow]

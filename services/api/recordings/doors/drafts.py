@@ -20,7 +20,7 @@ from services.api.errors import (
     UploadUnsaid,
 )
 from services.api.recordings.doors import limits
-from services.api.recordings.doors.speech import Added, Headers, New, has_body, length_of, number, shown
+from services.api.recordings.doors.speech import Added, Headers, New, has_body, id_of, length_of, number, shown
 from services.api.recordings.models import Upload
 
 VERSIONS = ("6", "8")
@@ -43,7 +43,7 @@ class Draft:
             raise UploadProtocol(f"{INTEROP}: {version}")
         self._version = version
 
-    def new(self, headers: Headers, token: str) -> New:
+    def new(self, headers: Headers, query: Headers, token: str) -> New:
         told, length = self.with_new(headers), length_of(headers)
         disposition = Message()
         disposition["content-disposition"] = headers.get("content-disposition", "")
@@ -52,6 +52,8 @@ class Draft:
             body=has_body(headers) or told.complete,
             file_name=shown(_utf8(disposition.get_filename() or "")),
             content_type=shown(headers.get("content-type", "")),
+            file=id_of(query.get("file"), "file"),
+            handover=id_of(query.get("handover"), "handover"),
         )
 
     def with_new(self, headers: Headers) -> Added:

@@ -1,4 +1,4 @@
-"""What the push door and the resumable door take: every size, count and time of them. Bytes, seconds."""
+"""What the push, resumable and simple doors take: every size, count and time of them. Bytes, seconds."""
 
 from services.vault.contract.wire import MAX_SEGMENT_BYTES
 
@@ -35,3 +35,15 @@ PARTS = 64
 CHECKED_BYTES = 16 * 1024 * 1024
 """A piece that comes with its checksum, which is held in memory until it was checked."""
 METADATA_CHARACTERS = 4096
+
+PHOTO_BYTES = SOUND_BYTES = DOCUMENT_BYTES = MAX_SEGMENT_BYTES
+"""A single file is sealed whole, as one version of its series; what is larger comes by the resumable door."""
+RESULT_BYTES = 16 * 1024 * 1024
+ABOUT_BYTES = 16 * 1024
+"""What is said of a single file."""
+PART_HEADERS_BYTES = 4096
+"""The headers of one part of a form."""
+AWAITING_FILES = 200
+"""Of one source or one person: files that were told of and whose bytes have not come."""
+VERSIONS = 100
+"""Of one file."""

@@ -31,6 +31,8 @@ from services.api.recordings.doors import drafts, limits, tus
 from services.api.recordings.doors.incoming import Incoming
 from services.api.recordings.doors.push import Bodies, Token
 from services.api.recordings.doors.speech import Added, Speech, has_body, number
+from services.api.recordings.files import arriving
+from services.api.recordings.footage import handovers
 from services.api.recordings.gathering import Gathering, Means
 from services.api.recordings.models import Upload
 from services.api.server import INFORM
@@ -114,7 +116,14 @@ def _speech(request: Request) -> Speech:
 async def _create(request: Request, token: str, speech: Speech) -> Response:
     means = _means(request)
     pusher = await addresses.pusher(means.sessions, token)
-    new = speech.new(request.headers, token)
+    new = speech.new(request.headers, request.query_params, token)
+    if new.file is not None:
+        if new.kind == "partial":
+            raise UploadUnsaid("upload-metadata")
+        await arriving.require_awaiting(means.sessions, pusher, new.file, new.length)
+    if new.handover is not None:
+        async with means.sessions() as db:
+            await handovers.require(db, pusher.unit_id, pusher.recorder_id, new.handover)
     with _bodies(request).one(pusher.address_id):
         upload = await uploading.begin(
             means.sessions,
@@ -128,6 +137,8 @@ async def _create(request: Request, token: str, speech: Speech) -> Response:
             file_name=new.file_name,
             content_type=new.content_type,
             metadata_=new.metadata,
+            file_id=new.file,
+            handover_id=new.handover,
         )
         where = f"{request.app.state.settings.public_url}/v1/uploads/{token}/{upload.id}"
         told = {"location": where}

@@ -31,6 +31,10 @@ class New:
     file_name: str | None = None
     content_type: str | None = None
     metadata: str | None = None
+    file: UUID | None = None
+    """The single file that these are the bytes of."""
+    handover: UUID | None = None
+    """Of an import: who handed it over."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Speech(Protocol):
 
     by_length: bool
 
-    def new(self, headers: Headers, token: str) -> New: ...
+    def new(self, headers: Headers, query: Headers, token: str) -> New: ...
 
     def with_new(self, headers: Headers) -> Added:
         """The piece that comes with a new upload."""
@@ -92,6 +96,14 @@ def length_of(headers: Headers) -> int | None:
     if length is not None and length > limits.UPLOAD_BYTES:
         raise UploadTooLarge
     return length
+
+
+def id_of(told: str | None, name: str) -> UUID | None:
+    """Raises UploadUnsaid."""
+    try:
+        return UUID(told) if told else None
+    except ValueError as error:
+        raise UploadUnsaid(name) from error
 
 
 def shown(text: str, most: int = 255) -> str | None:

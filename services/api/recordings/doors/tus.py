@@ -22,7 +22,17 @@ from services.api.errors import (
     UploadUnsaid,
 )
 from services.api.recordings.doors import limits
-from services.api.recordings.doors.speech import Added, Checksum, Headers, New, has_body, length_of, number, shown
+from services.api.recordings.doors.speech import (
+    Added,
+    Checksum,
+    Headers,
+    New,
+    has_body,
+    id_of,
+    length_of,
+    number,
+    shown,
+)
 from services.api.recordings.models import Upload
 
 VERSION = "1.0.0"
@@ -41,7 +51,7 @@ ABILITIES = {
 class Tus:
     by_length = True
 
-    def new(self, headers: Headers, token: str) -> New:
+    def new(self, headers: Headers, query: Headers, token: str) -> New:
         metadata = headers.get("upload-metadata", "")
         told = _metadata(metadata)
         kind, parts = _concat(headers.get("upload-concat"), token)
@@ -63,6 +73,8 @@ class Tus:
             file_name=shown(told.get("filename") or told.get("name") or ""),
             content_type=shown(told.get("filetype") or told.get("type") or ""),
             metadata=metadata or None,
+            file=id_of(told.get("file"), "upload-metadata"),
+            handover=id_of(told.get("handover"), "upload-metadata"),
         )
 
     def with_new(self, headers: Headers) -> Added:
