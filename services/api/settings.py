@@ -41,6 +41,8 @@ class Settings(BaseSettings):
     """How many upload bodies this process takes at once, each with up to 32 MiB of memory."""
     upload_mbit_per_second: Annotated[float, Field(gt=0)] = 1000
     """Faster than this an upload body is made to wait."""
+    renditions: Annotated[int, Field(ge=1, le=64)] = 2
+    """How many pieces of renditions this process has made at once, each by a process with up to two threads."""
     lost_after_seconds: Annotated[float, Field(gt=0)] = 24 * 3600
     """How long a terminal must have been silent before the server closes its recording."""
     lost_every_seconds: Annotated[float, Field(gt=0)] = 60

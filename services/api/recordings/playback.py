@@ -29,7 +29,7 @@ from services.api.identity.principal import Principal
 from services.api.recordings import service
 from services.api.recordings.models import Recording, Segment, Viewing
 from services.api.recordings.queries import as_played
-from services.api.recordings.reading import Reader
+from services.api.recordings.reading import SHARED_BYTES, Reader
 from services.vault.contract import wire
 
 _POLL_SECONDS = 0.1
@@ -50,9 +50,18 @@ class _List:
     more_at: datetime | None
 
 
-async def playlist(sessions: Sessions, who: Principal, viewing_id: UUID, *, wait_for: int | None, target: int) -> str:
-    """The viewing's playlist. `wait_for` (`_HLS_msn`) holds the answer until that many are listed, the recording is
-    closed, or three target durations have passed (RFC 8216bis, blocking playlist reload)."""
+async def playlist(
+    sessions: Sessions,
+    who: Principal,
+    viewing_id: UUID,
+    *,
+    wait_for: int | None,
+    target: int,
+    rendition: bool = False,
+) -> str:
+    """The viewing's playlist; that of its rendition has a piece for each sealed segment. `wait_for` (`_HLS_msn`)
+    holds the answer until that many are listed, the recording is closed, or three target durations have passed
+    (RFC 8216bis, blocking playlist reload)."""
     deadline = datetime.now(UTC) + timedelta(seconds=3 * target)
     while True:
         async with sessions.begin() as db:
@@ -63,8 +72,8 @@ async def playlist(sessions: Sessions, who: Principal, viewing_id: UUID, *, wait
         reached = reached or viewing.first_sequence + len(listed.media) > (wait_for or 0)
         if reached or not await _grown(sessions, recording, deadline, listed.more_at):
             if len(listed.media) < _LONG:
-                return _render(viewing, recording, listed)
-            return await asyncio.to_thread(_render, viewing, recording, listed)
+                return _render(viewing, recording, listed, rendition)
+            return await asyncio.to_thread(_render, viewing, recording, listed, rendition)
 
 
 async def _grown(sessions: Sessions, recording: Recording, deadline: datetime, more_at: datetime | None) -> bool:
@@ -86,13 +95,27 @@ async def segment(
     sessions: Sessions, reader: Reader, who: Principal, viewing_id: UUID, name: str
 ) -> tuple[int, AsyncIterator[bytes]]:
     """Size and bytes of one sealed segment. Raises NoSuchSegment, VaultUnavailable."""
-    sequence, _, sha256 = name.partition("-")
     async with sessions() as db:
         viewing, _ = await service.viewing_of(db, who, viewing_id)
-        key = (viewing.recording_id, int(sequence), sha256)
-        if int(sequence) > wire.MAX_SEQUENCE or await db.get(Segment, key) is None:
-            raise NoSuchSegment
-    return await reader.stream(viewing.recording_id, wire.SegmentName(sequence=int(sequence), sha256=sha256))
+        kept = await find(db, viewing.recording_id, name)
+    named = wire.SegmentName(sequence=kept.sequence, sha256=kept.sha256)
+    if kept.size > SHARED_BYTES:
+        return await reader.stream(viewing.recording_id, named)
+    return kept.size, _at_once(await reader.checked(viewing.recording_id, named))
+
+
+async def find(db: AsyncSession, recording: UUID, name: str) -> Segment:
+    """A segment by its name in a playlist, `sequence-sha256`. Raises NoSuchSegment."""
+    sequence, _, sha256 = name.partition("-")
+    key = (recording, int(sequence), sha256)
+    kept = await db.get(Segment, key) if int(sequence) <= wire.MAX_SEQUENCE else None
+    if kept is None:
+        raise NoSuchSegment
+    return kept
+
+
+async def _at_once(data: bytes) -> AsyncIterator[bytes]:
+    yield data
 
 
 async def _listed(db: AsyncSession, viewing: Viewing, recording: Recording) -> _List:
@@ -134,8 +157,10 @@ def _past_holes(init: Any | None, media: Sequence[Any], viewing: Viewing, now: d
     return _List(init, media, passing, None)
 
 
-def _render(viewing: Viewing, recording: Recording, listed: _List) -> str:
+def _render(viewing: Viewing, recording: Recording, listed: _List, rendition: bool) -> str:
     init, media = listed.init, listed.media
+    ts, folder = recording.container == "ts", "" if rendition else "segments/"
+    ending = "ts" if ts and not rendition else "m4s"
     # Segments get no longer while somebody watches, so this does not change once the first is listed.
     longest = max((math.ceil(segment.duration_ms / 1000) for segment in media), default=1)
     lines = [
@@ -145,8 +170,9 @@ def _render(viewing: Viewing, recording: Recording, listed: _List) -> str:
         "#EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES",
         f"#EXT-X-MEDIA-SEQUENCE:{viewing.first_sequence}",
     ]
-    ts = recording.container == "ts"
-    if init:
+    if rendition and media:
+        lines.append('#EXT-X-MAP:URI="init.mp4"')
+    elif init:
         lines.append(f'#EXT-X-MAP:URI="segments/{init.sequence}-{init.sha256}.mp4"')
     expected = media[0].sequence if media else 0
     for segment in media if init or ts else []:
@@ -156,7 +182,7 @@ def _render(viewing: Viewing, recording: Recording, listed: _List) -> str:
         lines += [
             f"#EXT-X-PROGRAM-DATE-TIME:{wire.rfc3339(segment.started_at)}",
             f"#EXTINF:{segment.duration_ms / 1000:.3f},",
-            f"segments/{segment.sequence}-{segment.sha256}.{'ts' if ts else 'm4s'}",
+            f"{folder}{segment.sequence}-{segment.sha256}.{ending}",
         ]
     if recording.state == "closed":
         lines.append("#EXT-X-ENDLIST")

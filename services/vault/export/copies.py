@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from shutil import disk_usage
 
+from services.media.program import ffmpeg
 from services.vault.contract import wire
 from services.vault.stores.staging import MAX_BYTES
 
@@ -30,17 +31,6 @@ _SPARE = 256 * 1024**2
 
 class NoCopy(Exception):
     """The message says why, in Chinese."""
-
-
-@cache
-def ffmpeg() -> str | None:
-    """The program, or None where the machine has none."""
-    try:
-        import imageio_ffmpeg
-
-        return str(imageio_ffmpeg.get_ffmpeg_exe())
-    except (ImportError, RuntimeError):
-        return None
 
 
 @cache

@@ -13,9 +13,9 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlmodel import col
 
+from services.media.program import ffmpeg
 from services.vault import errors, jobs
 from services.vault.contract import wire
-from services.vault.export import copies
 from services.vault.models import Export, LogEntry, Recording
 
 PREPARE = "prepare-export"
@@ -42,7 +42,7 @@ class Exports:
                 await self._fit(db, request)
         if known is not None:
             return _state(known)
-        if request.copies and copies.ffmpeg() is None:
+        if request.copies and ffmpeg() is None:
             raise errors.CopiesUnavailable
         values = {
             "act": request.act,

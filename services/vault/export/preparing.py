@@ -22,6 +22,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlmodel import col
 
+from services.media.program import ffmpeg
 from services.vault import errors, succession
 from services.vault.alarms import Alarms
 from services.vault.contract import verify, wire
@@ -157,7 +158,7 @@ class Preparer:
 
     async def _copy(self, export: Any, media: contents.Media, of: contents.Playable) -> list[File]:
         """The copy and its note, or a note that says why there is none."""
-        program, name = copies.ffmpeg(), of.name
+        program, name = ffmpeg(), of.name
         note: dict[str, Any] = {"copy_of": name, "manifest_sha256": of.manifest_sha256, "is_the_record": False}
         note |= {"tool": copies.version(program) if program else None}
         pieces = [*of.before, *media.pieces]
