@@ -35,6 +35,7 @@ from services.api.recordings.gathering import Means as UploadMeans
 from services.api.recordings.gathering import Tails
 from services.api.recordings.holding import Holder
 from services.api.recordings.reading import Reader
+from services.api.recordings.renditions.showing import Renditions
 from services.api.settings import Settings
 from services.jobs import Jobs
 from services.vault.contract import http, wire
@@ -62,6 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.sessions = database.sessions_of(engine)
         async with VaultClient(settings.vault_url, key) as vault, _store_client() as store:
             app.state.vault, app.state.reader = vault, Reader(vault, store)
+            app.state.renditions = Renditions(app.state.sessions, app.state.reader, settings.renditions)
             app.state.push_means = Means(
                 app.state.sessions,
                 vault,
@@ -84,6 +86,7 @@ def create_app(settings: Settings) -> FastAPI:
                 for loop in loops:
                     loop.cancel()
                 await asyncio.gather(*loops, return_exceptions=True)
+                app.state.renditions.close()
                 await engine.dispose()
 
     app = _App(

@@ -118,7 +118,19 @@ class VaultUnavailable(ApiError):
 
 
 class NotPlayable(ApiError):
-    """An uploaded file is sealed as it came, and is not played."""
+    """A file of a kind that no browser shows: sealed as it came, to be taken along."""
+
+
+class NotRenderable(ApiError):
+    """Nothing can be made of this that a browser plays; `codec` where it is known. It stays sealed as it came."""
+
+
+class RenditionsUnavailable(ApiError):
+    """The machine has no ffmpeg."""
+
+
+class RenditionsBusy(ApiError):
+    """Too many pieces wait to be made."""
 
 
 class TakeoverDiffers(ApiError):

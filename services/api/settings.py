@@ -45,6 +45,8 @@ class Settings(BaseSettings):
     """How many single files this process takes at once, each with up to 128 MiB of memory."""
     file_seconds: Annotated[float, Field(gt=0)] = 900
     """How long one may take, however steadily it comes."""
+    renditions: Annotated[int, Field(ge=1, le=64)] = 2
+    """How many pieces of renditions this process has made at once, each by a process with up to two threads."""
     lost_after_seconds: Annotated[float, Field(gt=0)] = 24 * 3600
     """How long a terminal must have been silent before the server closes its recording."""
     lost_every_seconds: Annotated[float, Field(gt=0)] = 60

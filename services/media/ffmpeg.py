@@ -23,7 +23,13 @@ DEMUXERS = {
     "wav": "wav",
     "mp3": "mp3",
 }
-"""What ffmpeg reads each format by."""
+"""What ffmpeg reads each format by. None of them opens anything but what it is given."""
+PICTURED = DEMUXERS.keys() - {"wav", "mp3"}
+_SAID = 64 * 1024
+
+
+class Failed(Exception):
+    """It was ended at a bound; the message says at which."""
 
 
 class NoFfmpeg(Exception):
@@ -55,29 +61,39 @@ def version() -> str | None:
 
 @asynccontextmanager
 async def confined(
-    arguments: list[str], *, writes: int = 0, pass_fds: tuple[int, ...] = (), said: bool = False
+    arguments: list[str],
+    *,
+    protocols: str = "pipe",
+    memory: int = _MEMORY,
+    writes: int = 0,
+    nice: int = 19,
+    pass_fds: tuple[int, ...] = (),
+    made: bool = False,
+    said: bool = False,
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A run of it that reads its standard input, killed at the end if need be. `writes` bounds each file in bytes;
-    `said`: what it says can be read. It gives way to everything else. Raises NoFfmpeg."""
+    """A run of it that reads its standard input, or by these `protocols`, killed at the end if need be. `memory` and
+    `writes` bound its address space and each file in bytes; `made` and `said`: what it writes, and what it says, can
+    be read. Raises NoFfmpeg."""
     process = await asyncio.create_subprocess_exec(
         program(),
         "-nostdin",
         "-hide_banner",
         "-nostats",
         "-protocol_whitelist",
-        "pipe",
+        protocols,
         *arguments,
         stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE if made else asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE if said else asyncio.subprocess.DEVNULL,
         pass_fds=pass_fds,
         env={},
+        cwd="/",
     )
     try:
         with contextlib.suppress(ProcessLookupError):
-            resource.prlimit(process.pid, resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+            resource.prlimit(process.pid, resource.RLIMIT_AS, (memory, memory))
             resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (writes, writes))
-            os.setpriority(os.PRIO_PROCESS, process.pid, 19)
+            os.setpriority(os.PRIO_PROCESS, process.pid, nice)
         yield process
     finally:
         if process.returncode is None:
@@ -94,3 +110,47 @@ async def feed(process: asyncio.subprocess.Process, chunks: AsyncIterator[bytes]
             process.stdin.write(chunk)
             await process.stdin.drain()
     process.stdin.close()
+
+
+async def run(
+    arguments: list[str], *, given: bytes | None, protocols: str, seconds: float, memory: int, output: int
+) -> tuple[int, bytes, str]:
+    """Exit code, what it wrote, and what it said (its last 64 KiB). Raises Failed after `seconds` and past `output`
+    bytes, and NoFfmpeg."""
+    try:
+        async with (
+            asyncio.timeout(seconds),
+            confined(arguments, protocols=protocols, memory=memory, nice=15, made=True, said=True) as process,
+        ):
+            assert process.stdout and process.stderr
+            async with asyncio.TaskGroup() as group:
+                wrote = group.create_task(_read(process.stdout, output))
+                told = group.create_task(_last(process.stderr))
+                await feed(process, _once(given))
+            return await process.wait(), wrote.result(), told.result()
+    except TimeoutError as error:
+        raise Failed("it took too long") from error
+    except BaseExceptionGroup as group_error:
+        raise group_error.exceptions[0] from None
+
+
+async def _once(data: bytes | None) -> AsyncIterator[bytes]:
+    if data:
+        yield data
+
+
+async def _read(stream: asyncio.StreamReader, limit: int) -> bytes:
+    parts, size = [], 0
+    while part := await stream.read(256 * 1024):
+        parts.append(part)
+        size += len(part)
+        if size > limit:
+            raise Failed("more output than is taken")
+    return b"".join(parts)
+
+
+async def _last(stream: asyncio.StreamReader) -> str:
+    told = b""
+    while part := await stream.read(_SAID):
+        told = (told + part)[-_SAID:]
+    return told.decode(errors="replace")

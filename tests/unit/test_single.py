@@ -124,7 +124,7 @@ def test_a_certificate_holds_until_the_end_of_its_last_day_here(measured: str, f
 def test_what_each_way_in_is_worth() -> None:
     ways = {
         "device-signed": worth_of("direct", "recorder", signed=True),
-        "dock-signed": worth_of("direct", "dock", signed=True),
+        "dock-signed": worth_of("direct", "recorder", signed=True, taken_over=True),
         "imported": worth_of("resumable", "hall-camera", handed_over=True),
         "remuxed": worth_of("push", "gateway", remuxed=True),
         "address-push": worth_of("push", "encoder"),

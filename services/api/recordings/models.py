@@ -6,6 +6,7 @@ from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import ARRAY, BigInteger, LargeBinary, Uuid
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field
 
 from services.api.database import Table, Time
@@ -227,6 +228,9 @@ class Viewing(Table, table=True):
     at: datetime = Field(sa_type=Time)
     until: datetime = Field(sa_type=Time)
     first_sequence: int
+    passed: list[list[int]] = Field(default_factory=list, sa_type=JSONB)
+    """The sequences, each from and to, that were missing while it was live and that it went on past. It never lists
+    them, though they arrive: a playlist is only ever added to."""
 
 
 class Export(Table, table=True):

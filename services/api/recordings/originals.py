@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -17,6 +17,7 @@ from uuid import UUID
 import httpx
 from sqlalchemy import BigInteger, Integer, Select, String, cast, func, literal, select
 from sqlalchemy.dialects.postgresql import aggregate_order_by
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from services.api.database import Sessions
@@ -55,12 +56,21 @@ class Original:
 
 
 async def download(
-    sessions: Sessions, reader: Reader, who: Principal, viewing: UUID, range_: str | None, if_range: str | None
+    sessions: Sessions,
+    reader: Reader,
+    who: Principal,
+    viewing: UUID,
+    range_: str | None,
+    if_range: str | None,
+    *,
+    shown: bool = False,
 ) -> Original:
-    """Raises NoSuchViewing, ViewingLapsed, NotPermitted, ViewingOnly, RecordingEmpty, RangeUnsatisfiable,
+    """To be taken along, or, of a single file, `shown` in the browser, for which a viewing is enough. Raises
+    NoSuchViewing, ViewingLapsed, NotPermitted, ViewingOnly, NotPlayable, RecordingEmpty, RangeUnsatisfiable,
     VaultUnreachable, and VaultRefused for what was disposed of."""
+    allowed = service.file_of if shown else service.original_of
     async with sessions() as db:
-        recording = await service.original_of(db, who, viewing)
+        recording = await allowed(db, who, viewing)
         size, digest = (await db.execute(_whole(recording.id))).one()
         if not size:
             raise RecordingEmpty
@@ -71,16 +81,17 @@ async def download(
             raise RangeUnsatisfiable(size=size) from error
         first, end = part or (0, size)
         begin = (await db.execute(_at(recording.id, first))).one()
+    manner = "inline" if shown else "attachment"
     headers = {
         "content-type": _TYPES[recording.format],
         "content-length": str(end - first),
         "accept-ranges": "bytes",
         "etag": etag,
-        "content-disposition": f'attachment; filename="quancheng-{recording.id}.{recording.format}"',
+        "content-disposition": f'{manner}; filename="quancheng-{recording.id}.{recording.format}"',
     }
     if part:
         headers["content-range"] = f"bytes {first}-{end - 1}/{size}"
-    reading = _Reading(sessions, reader, who, viewing, recording)
+    reading = _Reading(sessions, reader, who, viewing, recording, allowed)
     skip, length = first - begin.start, end - first
     tickets = await reading.tickets(begin.sequence, skip + length)
     return Original(206 if part else 200, headers, reading.chunks(tickets, skip, length))
@@ -93,6 +104,7 @@ class _Reading:
     who: Principal
     viewing: UUID
     recording: Recording
+    allowed: Callable[[AsyncSession, Principal, UUID], Awaitable[Recording]]
 
     async def chunks(self, tickets: list[wire.ReadTicket], skip: int, length: int) -> AsyncIterator[bytes]:
         """`length` bytes, from `skip` into the first of these on."""
@@ -116,7 +128,7 @@ class _Reading:
         query = as_played(self.recording.id, Segment.sequence, Segment.sha256, Segment.size)
         query = query.where(col(Segment.sequence) >= sequence).limit(wire.MAX_ITEMS)
         async with self.sessions() as db:
-            await service.original_of(db, self.who, self.viewing)
+            await self.allowed(db, self.who, self.viewing)
             found = (await db.execute(query)).all()
         names: list[wire.SegmentName] = []
         size = 0

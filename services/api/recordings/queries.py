@@ -103,6 +103,7 @@ async def recording(db: AsyncSession, who: Principal, recording_id: UUID) -> Rec
             kept.door,
             found.kind,
             signed=kept.key_id is not None,
+            taken_over=found.Takeover is not None,
             remuxed=kept.remuxed_by is not None,
             handed_over=kept.handover_id is not None,
         ),

@@ -14,6 +14,7 @@ from services.api.database import Db, Maker
 from services.api.identity.dependencies import Acting, SignedIn
 from services.api.recordings import exports, facts, originals, playback, queries, service
 from services.api.recordings import timeline as timelines
+from services.api.recordings.renditions.showing import Renditions
 from services.api.recordings.schemas import (
     ExportPage,
     ExportView,
@@ -24,11 +25,14 @@ from services.api.recordings.schemas import (
     ViewingView,
 )
 from services.api.recordings.views import Facts, RecordingDetail, State, Timeline
+from services.api.recordings.watching import while_there
 from services.api.vault import Vault
+from services.media import ffmpeg
 from services.vault.contract import wire
 
 router = APIRouter(prefix="/v1", tags=["recordings"])
 _PRIVATE = {"cache-control": "private, no-store"}
+WaitFor = Annotated[int | None, Query(alias="_HLS_msn", ge=0, le=wire.MAX_SEQUENCE)]
 _LARGE = 16 * 1024
 """Bytes of a playlist from which it is worth packing."""
 
@@ -90,25 +94,57 @@ async def register_viewing(
     recording: UUID, message: NewViewing, who: Acting, sessions: Maker, vault: Vault
 ) -> ViewingView:
     """Logged before the first byte flows; lasts 30 minutes."""
-    viewing = await service.register_viewing(sessions, vault, who, recording, message)
+    viewing, kept = await service.register_viewing(sessions, vault, who, recording, message)
+    base, file = f"/v1/viewings/{viewing.id}", kept.container == "file"
     return ViewingView(
         id=viewing.id,
-        playlist=f"/v1/viewings/{viewing.id}/index.m3u8",
+        playlist=None if file else f"{base}/index.m3u8",
+        file=f"{base}/file" if file else None,
+        rendition=f"{base}/rendition/index.m3u8" if not file or kept.format in ffmpeg.PICTURED else None,
         until=viewing.until,
-        original=f"/v1/viewings/{viewing.id}/original" if message.original else None,
+        original=f"{base}/original" if message.original else None,
     )
 
 
 @router.get("/viewings/{viewing}/index.m3u8", response_class=PlainTextResponse)
 async def playlist(
-    viewing: UUID,
-    who: SignedIn,
-    sessions: Maker,
-    request: Request,
-    wait_for: Annotated[int | None, Query(alias="_HLS_msn", ge=0, le=wire.MAX_SEQUENCE)] = None,
+    viewing: UUID, who: SignedIn, sessions: Maker, request: Request, wait_for: WaitFor = None
 ) -> Response:
     target = request.app.state.settings.segment_seconds
-    text = await playback.playlist(sessions, who, viewing, wait_for=wait_for, target=target)
+    return await _listed(request, await playback.playlist(sessions, who, viewing, wait_for=wait_for, target=target))
+
+
+@router.get("/viewings/{viewing}/rendition/index.m3u8", response_class=PlainTextResponse)
+async def rendition(viewing: UUID, who: SignedIn, request: Request, wait_for: WaitFor = None) -> Response:
+    """What a browser cannot play, made over while it is watched. To look at, never the record."""
+    target = request.app.state.settings.segment_seconds
+    asked = _renditions(request).playlist(who, viewing, wait_for=wait_for, target=target)
+    return await _listed(request, await while_there(request, asked))
+
+
+@router.get("/viewings/{viewing}/rendition/init.mp4", response_class=Response)
+async def rendition_init(viewing: UUID, who: SignedIn, request: Request) -> Response:
+    made = await while_there(request, _renditions(request).init(who, viewing))
+    return Response(made, media_type="video/mp4", headers=_PRIVATE)
+
+
+@router.get("/viewings/{viewing}/rendition/{name}.m4s", response_class=Response)
+async def rendition_piece(
+    viewing: UUID,
+    name: Annotated[str, Path(pattern=r"^\d{1,10}(-[0-9a-f]{64})?$")],
+    who: SignedIn,
+    request: Request,
+) -> Response:
+    made = await while_there(request, _renditions(request).piece(who, viewing, name))
+    return Response(made, media_type="video/mp4", headers=_PRIVATE)
+
+
+def _renditions(request: Request) -> Renditions:
+    made: Renditions = request.app.state.renditions
+    return made
+
+
+async def _listed(request: Request, text: str) -> Response:
     headers = _PRIVATE | {"vary": "accept-encoding"}
     body = text.encode()
     if len(body) > _LARGE and "gzip" in request.headers.get("accept-encoding", ""):
@@ -136,6 +172,15 @@ async def original(viewing: UUID, who: SignedIn, sessions: Maker, request: Reque
     """The sealed segments end to end, byte for byte, or by `Range` and `If-Range` a part of them."""
     asked, if_range = request.headers.get("range"), request.headers.get("if-range")
     found = await originals.download(sessions, request.app.state.reader, who, viewing, asked, if_range)
+    return StreamingResponse(found.chunks, found.status, _PRIVATE | found.headers)
+
+
+@router.get("/viewings/{viewing}/file", response_class=StreamingResponse)
+async def file(viewing: UUID, who: SignedIn, sessions: Maker, request: Request) -> StreamingResponse:
+    """A single file as it was sealed, to be shown, whole or by `Range`."""
+    asked, if_range = request.headers.get("range"), request.headers.get("if-range")
+    reader = request.app.state.reader
+    found = await originals.download(sessions, reader, who, viewing, asked, if_range, shown=True)
     return StreamingResponse(found.chunks, found.status, _PRIVATE | found.headers)
 
 

@@ -111,10 +111,14 @@ class NewViewing(NewUse):
 
 
 class ViewingView(BaseModel):
-    """`original` is where the sealed bytes are fetched, for a viewing that was registered so."""
+    """`playlist` plays the sealed segments as they are, `file` shows a single file as it is; `rendition` plays what
+    is made of either for a browser that cannot play it. `original` is where the sealed bytes are fetched, for a
+    viewing that was registered so."""
 
     id: UUID
-    playlist: str
+    playlist: str | None
+    file: str | None
+    rendition: str | None
     until: datetime
     original: str | None
 

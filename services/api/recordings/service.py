@@ -36,6 +36,8 @@ from services.vault.contract.client import VaultClient
 
 VIEWING_LIFETIME = timedelta(minutes=30)
 TAKES_ORIGINAL = "original"
+SHOWN = frozenset(("mp4", "mov", "avi", "mkv", "ts", "wav", "mp3", "jpg", "png", "pdf"))
+"""The formats of single files that are shown: by the browser as they are, or as a rendition."""
 _LIVE_BACKLOG = 10
 """Segments before the live edge that a viewing of a running recording begins with."""
 
@@ -92,7 +94,7 @@ async def exchange(
 
 async def register_viewing(
     sessions: Sessions, vault: VaultClient, who: Principal, recording: UUID, use: NewViewing
-) -> Viewing:
+) -> tuple[Viewing, Recording]:
     """Logged before it can be used; whether the original may be taken along is what the log says of it. Raises
     NoSuchRecording, NotPermitted, NotPlayable, RecordingOpen, VaultUnreachable."""
     now = datetime.now(UTC)
@@ -101,10 +103,10 @@ async def register_viewing(
         who.require("view")
         if use.original:
             who.require("export")
-            if kept.state != "closed":
-                raise RecordingOpen
-        elif kept.container == "file":
+        elif kept.container == "file" and kept.format not in SHOWN:
             raise NotPlayable
+        if kept.state != "closed" and (use.original or kept.container == "file"):
+            raise RecordingOpen
         first = 0 if kept.container == "ts" else 1
         if kept.state != "closed":
             first = max(first, await _last_sequence(db, recording) - _LIVE_BACKLOG)
@@ -130,7 +132,7 @@ async def register_viewing(
         await outbox.enter(db, viewing.id, "viewing", fields, now)
         db.add(viewing)
     await outbox.tell(sessions, vault, viewing.id)
-    return viewing
+    return viewing, kept
 
 
 async def viewing_of(db: AsyncSession, who: Principal, viewing: UUID) -> tuple[Viewing, Recording]:
@@ -156,6 +158,14 @@ async def original_of(db: AsyncSession, who: Principal, viewing: UUID) -> Record
     takes = select(col(Outgoing.fields)["takes"].astext).where(col(Outgoing.act) == viewing)
     if await db.scalar(takes) != TAKES_ORIGINAL:
         raise ViewingOnly
+    return recording
+
+
+async def file_of(db: AsyncSession, who: Principal, viewing: UUID) -> Recording:
+    """The single file that this viewing lets its person look at. Raises NoSuchViewing, ViewingLapsed, NotPlayable."""
+    _, recording = await viewing_of(db, who, viewing)
+    if recording.container != "file" or recording.format not in SHOWN:
+        raise NotPlayable
     return recording
 
 

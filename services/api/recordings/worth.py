@@ -73,18 +73,26 @@ TABLE: Final[dict[Slug, tuple[str, str]]] = {
 
 
 def worth_of(
-    door: str, source_kind: str | None, *, signed: bool = False, remuxed: bool = False, handed_over: bool = False
+    door: str,
+    source_kind: str | None,
+    *,
+    signed: bool = False,
+    taken_over: bool = False,
+    remuxed: bool = False,
+    handed_over: bool = False,
 ) -> Worth:
-    """`source_kind` is None where a person brought it."""
-    slug = _slug(door, source_kind, signed=signed, remuxed=remuxed, handed_over=handed_over)
+    """`source_kind` is None where a person brought it; `taken_over`: as a file that was finished already."""
+    slug = _slug(door, source_kind, signed, taken_over, remuxed, handed_over)
     return Worth(slug, *TABLE[slug])
 
 
-def _slug(door: str, source_kind: str | None, *, signed: bool, remuxed: bool, handed_over: bool) -> Slug:
+def _slug(
+    door: str, source_kind: str | None, signed: bool, taken_over: bool, remuxed: bool, handed_over: bool
+) -> Slug:
     if handed_over:
         return "imported"
     if signed:
-        return "dock-signed" if source_kind == "dock" else "device-signed"
+        return "dock-signed" if taken_over else "device-signed"
     if remuxed:
         return "remuxed"
     if source_kind is None:
