@@ -154,13 +154,14 @@ def give_up(client: httpx.Client, path: str) -> None:
 
 
 def programs(parent: int) -> list[int]:
-    """The ffmpeg processes of the api."""
+    """The ffmpeg processes of the api that make renditions of files."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             name, _, rest = stat.read_text().partition("(")[2].rpartition(")")
+            lent = b"\0http,tcp\0" in stat.with_name("cmdline").read_bytes()
         except OSError:
             continue
-        if name.startswith("ffmpeg") and int(rest.split()[1]) == parent:
+        if lent and name.startswith("ffmpeg") and int(rest.split()[1]) == parent:
             found.append(int(stat.parent.name))
     return found
