@@ -35,7 +35,7 @@ async def test_a_file_is_shown_as_not_live_with_its_reason(
 
     await page.goto(f"{local_system.stack.api_url}/recordings/{recording}")
     facts = page.get_by_role("region", name="基本情况")
-    for words in ("接管的文件", "无网络：<b>内存卡修复</b>", NAME, "2026-11-20 09:02:03", "已从存储重读核对"):
+    for words in ("接管的文件", "无网络：<b>内存卡修复</b>", NAME, "2026-11-20 09:02:03", "已核对，与封存的内容一致"):
         await expect(facts).to_contain_text(words)
     await expect(facts).to_contain_text(done.taken()[NAME]["sha256"])
     await phone_fits(page)

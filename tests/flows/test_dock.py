@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 
+from tests.flows.disks import SmallDisk
 from tests.flows.docking import (
     FORMATS,
     MADE,
@@ -21,6 +23,7 @@ from tests.flows.docking import (
     recordings,
     some,
 )
+from tests.flows.evidence import eventually
 from tests.flows.link import Link
 from tests.flows.live import LiveTerminal
 from tests.system import System
@@ -181,3 +184,26 @@ def test_a_watching_dock_takes_what_is_finished(local_system: System, card: Path
         "already": 0,
         "left": [],
     }
+
+
+def test_a_full_disk_and_a_cut_link_are_waited_out(local_system: System, card: Path, tmp_path: Path) -> None:
+    file = some(card / "long.avi", SIZE // 2, 4)
+    with SmallDisk(tmp_path / "home", 64) as disk, Link(port_of(local_system)) as link:
+        enrolled = local_system.new_terminal("dock-full", link.url)
+        home = Path(shutil.move(enrolled, tmp_path / "home" / "terminal"))
+        link.trickle(SLOW)
+        with LiveTerminal(local_system, home, "dock", str(card), "--reason", "recovered") as docking:
+            eventually(lambda: list((home / "dock").glob("*/file.json")), "it is hashed", 60)
+            disk.fill()
+            link.mend()
+            eventually(
+                lambda: any("磁盘" in event["reason"] for event in docking.of("retry")), "the disk is full", 60
+            )
+            assert not docking.of("closed")
+            link.cut()
+            disk.make_room()
+            eventually(lambda: link.refused > 3, "it keeps trying", 60)
+            link.mend()
+            assert docking.finish() == 0, docking.said
+        (taken,) = docking.of("taken-over")
+        assert (taken["size"], docking.of("docked")[0]["left"]) == (file.stat().st_size, [])

@@ -36,7 +36,7 @@ class HeldView:
 @dataclass(frozen=True)
 class TakeoverView:
     """A file that was not live: a terminal took it over from a recorder. `modified_at` is what the recorder's file
-    system says, `created_at` what the file does. `checked_at`: what is sealed was read and found to be the file."""
+    system says, `created_at` what the file does. `checked_at`: what is sealed was found to be the file."""
 
     at: datetime
     reason: wire.TakeoverReason
