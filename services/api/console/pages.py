@@ -49,6 +49,13 @@ PRESENCES: Final = {
     "stopped": "终端已停止",
     "lost": "终端失联",
 }
+VIEWERS: Final = {
+    **dict.fromkeys(("mp4", "mov", "avi", "mkv", "ts"), "film"),
+    **dict.fromkeys(("wav", "mp3"), "sound"),
+    **dict.fromkeys(("jpg", "png"), "picture"),
+    "pdf": "paper",
+}
+"""What shows a single file of each format; the others are taken along alone."""
 MEDIA: Final = {"init": "初始化段", "media": "媒体段"}
 
 
@@ -86,6 +93,7 @@ def environment() -> Environment:
         media_names=MEDIA,
         kinds=KINDS,
         gap_names=GAPS,
+        viewers=VIEWERS,
     )
     return made
 

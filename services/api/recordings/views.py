@@ -129,7 +129,8 @@ class Timeline:
 
 @dataclass(frozen=True)
 class RecordingDetail:
-    """`remuxed_by` is the gateway that took the media apart and together again; `gaps` are the first hundred."""
+    """A recording is cut to be played (`fmp4`, `ts`), or a `file` as it came, of a `format` named as an extension.
+    `remuxed_by` is the gateway that took the media apart and together again; `gaps` are the first hundred."""
 
     row: RecordingRow
     manifest_sha256: str | None
@@ -140,5 +141,7 @@ class RecordingDetail:
     supplements: int
     source_kind: str
     door: Literal["direct", "push", "resumable"]
+    container: Literal["fmp4", "ts", "file"]
+    format: str
     remuxed_by: str | None
     gaps: list[GapRow]
