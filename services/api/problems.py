@@ -58,7 +58,7 @@ PROBLEMS: dict[type[errors.ApiError], tuple[int, str, str]] = {
     errors.WholeDiffers: (409, "whole-differs", "已封存的片段合起来不是所说的整个文件，未予关闭。"),
     errors.NotPlayable: (409, "not-playable", "这类文件不能在此查看，请下载原始文件。"),
     errors.NotRenderable: (422, "not-renderable", "这段媒体不能在此播放，已按原样封存，请下载原始文件。"),
-    errors.RenditionsUnavailable: (503, "renditions-unavailable", "服务器没有转码程序 ffmpeg，请下载原始文件。"),
+    errors.RenditionsUnavailable: (501, "renditions-unavailable", "服务器没有转码程序 ffmpeg，请下载原始文件。"),
     errors.RenditionsBusy: (429, "renditions-busy", "同时转码的画面过多，请稍后再试。"),
     errors.NoSuchRecording: (404, "no-such-recording", "没有这条音像记录。"),
     errors.RecordingDiffers: (409, "recording-differs", "该编号已被另一台执法记录仪使用。"),

@@ -14,6 +14,7 @@ from tusclient.client import TusClient
 
 from tests.flows.evidence import assert_log_is_whole
 from tests.flows.pushing import Source
+from tests.flows.test_playback import assert_problem
 from tests.flows.uploading import (
     MIB,
     TUS,
@@ -190,13 +191,18 @@ def test_an_ietf_upload_in_pieces(system: System, source: Source, interop: str |
     assert_sealed_whole(system, url, data)
 
 
-def test_an_upload_is_listed_and_taken_along_and_not_played(system: System, source: Source) -> None:
+def test_an_upload_is_listed_and_shown_and_taken_along(system: System, source: Source) -> None:
     url = created(source, 9, b"%PDF-1.7\n", upload_checksum=checksum(b"%PDF-1.7\n", "sha1"))
     told = assert_sealed_whole(system, url, b"%PDF-1.7\n", "pdf")
     assert told["closed_by"] == "server"
     with system.sign_in("li") as client:
         asked = client.post(f"/v1/recordings/{ended(system, url)['id']}/viewings", json={"purpose": "spot-check"})
-        assert (asked.status_code, asked.json()["slug"]) == (409, "not-playable")
+        seen = asked.json()
+        assert (seen["playlist"], seen["rendition"]) == (None, None)
+        shown = client.get(seen["file"], headers={"range": "bytes=1-3"})
+        assert (shown.status_code, shown.content) == (206, b"PDF")
+        assert shown.headers["content-disposition"].startswith("inline")
+        assert_problem(client.get(f"/v1/viewings/{seen['id']}/original"), 403, "viewing-only")
         assert "文件上传" in client.get(f"/recordings/{ended(system, url)['id']}").text
         take = {"purpose": "spot-check", "original": True}
         viewing = client.post(f"/v1/recordings/{ended(system, url)['id']}/viewings", json=take).json()

@@ -73,6 +73,13 @@ TAKEOVERS: Final = {
     "recovered": "设备恢复",
     "other": "其他",
 }
+VIEWERS: Final = {
+    **dict.fromkeys(("mp4", "mov", "avi", "mkv", "ts"), "film"),
+    **dict.fromkeys(("wav", "mp3"), "sound"),
+    **dict.fromkeys(("jpg", "png"), "picture"),
+    "pdf": "paper",
+}
+"""What shows a single file of each format; the others are taken along alone."""
 MEDIA: Final = {"init": "初始化段", "media": "媒体段"}
 
 
@@ -114,6 +121,7 @@ def environment() -> Environment:
         not_closed=NOT_CLOSED,
         not_looked=NOT_LOOKED,
         takeover_names=TAKEOVERS,
+        viewers=VIEWERS,
     )
     return made
 

@@ -14,7 +14,7 @@ from sqlmodel import col
 from services.api.identity.principal import Principal
 from services.api.recorders.models import ClockOffset
 from services.api.recordings import timeline
-from services.api.recordings.models import Detection, Recording, Stretch
+from services.api.recordings.models import Detection, Recording, Stretch, Takeover
 from services.api.recordings.presence import CLOCK_LIMIT_MS
 from services.api.recordings.views import Fact, Facts, TimelineGap
 
@@ -29,6 +29,8 @@ async def of(db: AsyncSession, who: Principal, recording_id: UUID) -> Facts:
     found += _clock_off(recording, await _clocks(db, recording))
     if recording.close_reason in ("lost", "revoked", "cancelled"):
         found.append(Fact("not-closed", shown.to_at, shown.to_at, reason=recording.close_reason))
+    if (taken := await db.get(Takeover, recording_id)) is not None:
+        found.append(Fact("not-live", None, taken.at, reason=taken.reason))
     looked, stretches = await _stretches(db, recording_id)
     found += [Fact(one.kind, one.from_at, one.to_at, one.from_ms, one.to_ms) for one in stretches]
     return Facts(

@@ -97,6 +97,8 @@ async def recording(db: AsyncSession, who: Principal, recording_id: UUID) -> Rec
         supplements=kept.supplements,
         source_kind=found.kind,
         door="push" if kept.door == "push" else "resumable" if kept.door == "resumable" else "direct",
+        container="file" if kept.container == "file" else "ts" if kept.container == "ts" else "fmp4",
+        format=kept.format,
         remuxed_by=kept.remuxed_by,
         handover=kept.handover_id,
         worth=worth_of(

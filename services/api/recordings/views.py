@@ -154,8 +154,8 @@ class Fact:
     """Times are by the recorder's clock, none where it has none (a file); `from_ms` and `to_ms` say how far into what
     is played. Of a gap `gap-open` may be filled yet and `missing` is declared so by the closing; `reason` says why,
     where that is known. `clock-off`: the recorder's clock was so far ahead (or behind, below 0) of the server's, by
-    more than half a minute. `not-closed`: it stopped and nobody closed it. The rest was found by detectors, and is a
-    suspicion."""
+    more than half a minute. `not-live`: a terminal took it over as a file, and why. `not-closed`: it stopped and nobody
+    closed it. The rest was found by detectors, and is a suspicion."""
 
     kind: str
     from_at: datetime | None
@@ -182,8 +182,9 @@ class Facts:
 
 @dataclass(frozen=True)
 class RecordingDetail:
-    """`remuxed_by` is the gateway that took the media apart and together again; `handover` is where an import
-    came from, `worth` what its origin is worth, and `gaps` are the first hundred."""
+    """A recording is cut to be played (`fmp4`, `ts`), or a `file` as it came, of a `format` named as an extension.
+    `remuxed_by` is the gateway that took the media apart and together again; `handover` is where an import came from,
+    `worth` what its origin is worth, and `gaps` are the first hundred."""
 
     row: RecordingRow
     manifest_sha256: str | None
@@ -194,6 +195,8 @@ class RecordingDetail:
     supplements: int
     source_kind: str
     door: Literal["direct", "push", "resumable"]
+    container: Literal["fmp4", "ts", "file"]
+    format: str
     remuxed_by: str | None
     handover: UUID | None
     worth: Worth

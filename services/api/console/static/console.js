@@ -34,6 +34,19 @@
     throw new Refusal((told && told.title) || `服务器没有接受（${answer.status}）`, told && told.detail);
   }
 
+  /** What a problem document says that came where media was asked for; null where none came. */
+  function saidIn(request) {
+    try {
+      const body = request.responseType === "arraybuffer"
+        ? new TextDecoder().decode(request.response)
+        : request.responseText;
+      const { title, detail } = JSON.parse(body);
+      return detail && detail !== title ? `${title}（${detail}）` : title;
+    } catch {
+      return null;
+    }
+  }
+
   /** The purpose and note chosen in a form, as the wire wants them. */
   function purpose(form) {
     const note = form.elements.note.value.trim();
@@ -45,7 +58,7 @@
     element.hidden = !words;
   }
 
-  globalThis.Quancheng = { post, purpose, show, UNREACHABLE };
+  globalThis.Quancheng = { post, purpose, saidIn, show, UNREACHABLE };
 
   // "Other" is no reason by itself: it asks for a note, and only then.
   document.addEventListener("change", (event) => {

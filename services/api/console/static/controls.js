@@ -18,6 +18,11 @@
     return new Date(moment + 8 * HOUR_MS).toISOString().slice(0, 23).replace("T", " ");
   }
 
+  /** A moment of the recording in words; of a single file, whose time is counted from its beginning, `00:12:03.480`. */
+  function stated(moment) {
+    return player.single ? new Date(moment).toISOString().slice(11, 23) : shanghai(moment);
+  }
+
   function tellTime() {
     const { date } = player.viewing ? player.placeOf(frames.now()) : { date: null };
     if (date === null) {
@@ -25,8 +30,8 @@
       shownAt.removeAttribute("datetime");
       return;
     }
-    shownAt.textContent = shanghai(date);
-    shownAt.dateTime = new Date(date).toISOString();
+    shownAt.textContent = stated(date);
+    shownAt.dateTime = player.single ? `PT${(date / 1000).toFixed(3)}S` : new Date(date).toISOString();
   }
 
   function name(button, words) {
@@ -133,5 +138,5 @@
     tellState();
   });
 
-  globalThis.Quancheng.shanghai = shanghai;
+  Object.assign(globalThis.Quancheng, { shanghai, stated });
 })();

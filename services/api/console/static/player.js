@@ -1,4 +1,5 @@
-// The player of one recording: the purpose is logged first, then the sealed segments play as they are.
+// The player of one recording: the purpose is logged first, then the sealed segments, or the sealed file, play as they
+// are. Where the browser cannot play them, a rendition does, and the page says so.
 //
 // `Quancheng.player` is what the controls, the timeline and the snapshot work with. #player tells them by events:
 // `viewing` (its detail is the viewing, or null once it is over), `extended` (the playlist was read), `rate`.
@@ -8,7 +9,7 @@
 "use strict";
 
 (() => {
-  const { post, purpose, show, UNREACHABLE } = globalThis.Quancheng;
+  const { post, purpose, saidIn, show, UNREACHABLE } = globalThis.Quancheng;
 
   // Seconds, not a count of segments: segments get shorter while somebody watches, and the playlist's
   // TARGETDURATION stays at the longest.
@@ -34,6 +35,13 @@
   const CLOCK_SLACK = -0.5; // seconds; further ahead than this the two clocks disagree
   const EDGE = 0.002; // seconds by which times of the media are rounded
   const LAST_PICTURE = 0.05; // seconds before the end where there still is one
+  const SLOWEST = 90_000; // milliseconds that a piece of a rendition may take to be made
+  const UNKNOWN = new Set(["bufferAddCodecError", "bufferIncompatibleCodecsError", "manifestIncompatibleCodecsError"]);
+  const TOLD = {
+    sealed: "播放的是封存的原始片段，未经转码",
+    file: "播放的是封存的原始文件，未经转码",
+    rendition: "", // said all the time, in a place of its own
+  };
   const RETRYING = "连接中断，正在重试";
   const NOTICED = 1000; // milliseconds from which a pause in the recording counts as one
 
@@ -45,8 +53,12 @@
   const behind = document.getElementById("behind");
   const words = document.getElementById("player-words");
   const toLive = document.getElementById("to-live");
+  const rendered = document.getElementById("rendered");
+  const single = "format" in box.dataset; // a single file, whose time is counted from its beginning
 
   let viewing = null;
+  let ways = []; // of playing it, each tried where the one before cannot
+  let way = null;
   let hls = null;
   let rate = 1; // what the viewer chose; while following a live recording the speed varies about it
   let live = false;
@@ -79,24 +91,48 @@
     viewing = registered;
     gate.hidden = true;
     video.hidden = false;
-    words.textContent = "正在载入";
-    live = false;
-    following = true;
-    rest = "";
-    repairs = 0;
-    if (globalThis.Hls && Hls.isSupported()) withHls(viewing.playlist);
-    else if (video.canPlayType("application/vnd.apple.mpegurl")) natively(viewing.playlist);
-    else return stop("此浏览器不能播放本记录，请使用新版 Chrome、Edge、Firefox 或 Safari。");
+    ways = [];
+    if (viewing.playlist) ways.push({ kind: "sealed", url: viewing.playlist });
+    if (viewing.file && box.dataset.plays === "natively") ways.push({ kind: "file", url: viewing.file });
+    if (viewing.rendition) ways.push({ kind: "rendition", url: viewing.rendition });
     const left = Date.parse(viewing.until) - Date.now();
     lapse = setTimeout(() => stop("本次观看的时限已到。继续观看请重新登记用途。"), Math.max(left, 0));
     clock = setInterval(measure, 250);
     setRate(1);
     tell("viewing", viewing);
     video.focus();
+    goOn();
+  }
+
+  /** Play it the next way, once the one before turned out not to be this browser's. */
+  function goOn() {
+    release();
+    way = ways.shift();
+    if (!way) return stop("此浏览器不能解码本记录，请下载原始文件。");
+    live = false;
+    following = true;
+    rest = "";
+    repairs = 0;
+    rendered.hidden = way.kind !== "rendition";
+    box.dataset.way = way.kind;
+    words.textContent = way.kind === "rendition" ? "正在转码" : "正在载入";
+    if (way.kind === "file") natively(way.url);
+    else if (globalThis.Hls && Hls.isSupported()) withHls(way.url);
+    else if (video.canPlayType("application/vnd.apple.mpegurl")) natively(way.url);
+    else stop("此浏览器不能播放本记录，请使用新版 Chrome、Edge、Firefox 或 Safari。");
+  }
+
+  function release() {
+    if (hls) hls.destroy();
+    hls = null;
+    video.pause();
+    video.removeAttribute("src");
+    video.load();
   }
 
   function withHls(playlist) {
-    const patient = (policy) => ({ default: { ...policy.default, timeoutRetry: RETRY, errorRetry: RETRY } });
+    const slow = way.kind === "rendition" ? { maxTimeToFirstByteMs: SLOWEST, maxLoadTimeMs: SLOWEST } : {};
+    const patient = (policy) => ({ default: { ...policy.default, ...slow, timeoutRetry: RETRY, errorRetry: RETRY } });
     hls = new Hls({
       ...LIVE,
       playlistLoadPolicy: patient(Hls.DefaultConfig.playlistLoadPolicy),
@@ -115,12 +151,24 @@
     hls.attachMedia(video);
   }
 
-  function natively(playlist) {
-    video.src = playlist;
-    video.addEventListener("loadedmetadata", () => setLive(video.duration === Infinity), { once: true });
-    video.addEventListener("durationchange", () => setLive(video.duration === Infinity));
+  function natively(url) {
+    video.src = url;
     play();
   }
+
+  video.addEventListener("loadedmetadata", () => {
+    // Where it knows the sound and not the pictures, a browser plays the sound alone.
+    if (way?.kind === "file" && box.dataset.viewer === "film" && !video.videoWidth) goOn();
+    else if (!hls) setLive(video.duration === Infinity);
+  });
+  video.addEventListener("durationchange", () => {
+    if (!hls && way) setLive(video.duration === Infinity);
+  });
+  video.addEventListener("error", () => {
+    if (hls || !way || !video.error) return;
+    if (video.error.code === MediaError.MEDIA_ERR_NETWORK) stop(UNREACHABLE);
+    else goOn();
+  });
 
   function play() {
     video.play().catch(() => {
@@ -143,12 +191,14 @@
     if (data.details === Hls.ErrorDetails.INTERNAL_ABORTED) return; // the viewer went elsewhere meanwhile
     // A no (lapsed, withdrawn, signed out) stays a no, however often it is asked.
     if (data.response && refused(data.response.code)) {
-      stop(titleOf(data.networkDetails) || "服务器拒绝了本次观看。请重新登记用途。");
+      stop(saidIn(data.networkDetails) || "服务器拒绝了本次观看。请重新登记用途。");
+    } else if (UNKNOWN.has(data.details)) {
+      goOn();
     } else if (data.fatal && data.type === Hls.ErrorTypes.MEDIA_ERROR) {
       if (repairs++ < REPAIRS) hls.recoverMediaError();
-      else stop("此浏览器不能解码本记录。");
+      else goOn();
     } else if (data.fatal) {
-      stop(titleOf(data.networkDetails) || UNREACHABLE);
+      stop(saidIn(data.networkDetails) || UNREACHABLE);
     } else if (data.type === Hls.ErrorTypes.NETWORK_ERROR) {
       words.textContent = RETRYING;
     } else if (data.details === Hls.ErrorDetails.BUFFER_STALLED_ERROR) {
@@ -158,32 +208,18 @@
   }
 
   function refused(status) {
-    return status >= 400 && status < 500 && status !== 408 && status !== 429;
-  }
-
-  /** The Chinese title of a problem document that came where media was asked for. */
-  function titleOf(request) {
-    try {
-      const body = request.responseType === "arraybuffer"
-        ? new TextDecoder().decode(request.response)
-        : request.responseText;
-      return JSON.parse(body).title;
-    } catch {
-      return null;
-    }
+    return (status >= 400 && status < 500 && status !== 408 && status !== 429) || status === 501;
   }
 
   /** End this viewing and offer to log a new one. */
   function stop(reason) {
     clearTimeout(lapse);
     clearInterval(clock);
-    if (hls) hls.destroy();
-    hls = null;
+    way = null;
+    release();
     live = false;
     viewing = null;
-    video.pause();
-    video.removeAttribute("src");
-    video.load();
+    rendered.hidden = true;
     video.hidden = true;
     gate.hidden = false;
     gateWords.textContent = reason;
@@ -193,8 +229,10 @@
     gate.elements.purpose.focus();
   }
 
-  /** Where the picture at this time of the media lies: the recorder's own clock (ms), and in which segment. */
+  /** Where the picture at this time of the media lies: the recorder's own clock (ms), and in which segment. Of a
+   *  single file the moment is counted from its beginning. */
   function placeOf(time) {
+    if (single) return { date: time * 1000, sequence: null, sha256: null, offset: time };
     const list = fragments();
     if (list.length) {
       let low = 0;
@@ -220,6 +258,10 @@
   /** Show what the recorder saw at this moment (ms), or where there is nothing, the next that it saw. False then. */
   function seekTo(moment) {
     if (!viewing) return true;
+    if (single) {
+      seek(Math.min(moment / 1000, Math.max(0, video.duration - LAST_PICTURE)));
+      return true;
+    }
     let next = null;
     let last = null;
     for (const one of fragments()) {
@@ -315,6 +357,7 @@
     if (live && !video.ended) following = false;
   });
   video.addEventListener("playing", () => {
+    if (!rest && way) rest = TOLD[way.kind];
     words.textContent = rest;
   });
   video.addEventListener("ended", () => {
@@ -332,8 +375,12 @@
     toggle,
     setRate,
     say,
+    single,
     get viewing() {
       return viewing;
+    },
+    get rendered() {
+      return way?.kind === "rendition";
     },
     get live() {
       return live;

@@ -3,7 +3,7 @@
 "use strict";
 
 (() => {
-  const { player, frames, shanghai } = globalThis.Quancheng;
+  const { player, frames, shanghai, stated } = globalThis.Quancheng;
   const { box, video } = player;
   const button = document.getElementById("snapshot");
   const COPY = "截图：副本，不是记录本身";
@@ -94,7 +94,8 @@
       segment: place.sequence,
       sha256: place.sha256,
       offset_seconds: Number(place.offset.toFixed(3)),
-      device_time: new Date(place.date).toISOString(),
+      device_time: player.single ? null : new Date(place.date).toISOString(),
+      rendition: player.rendered,
       taken_at: new Date().toISOString(),
       taken_by: `${unit} ${person}`,
       viewing: player.viewing.id,
@@ -102,12 +103,17 @@
   }
 
   function captions(told) {
+    const source = player.single
+      ? [`来源 ${told.recorder}`, `记录 ${told.recording}`, `文件内 ${stated(told.offset_seconds * 1000)}`]
+      : [
+          `设备时间 ${shanghai(Date.parse(told.device_time))}（北京时间），来源 ${told.recorder}`,
+          `记录 ${told.recording}`,
+          `片段 ${told.segment}，片段内第 ${told.offset_seconds.toFixed(3)} 秒`,
+          `片段 SHA-256 ${told.sha256}`,
+        ];
     return [
-      `${COPY}。`,
-      `设备时间 ${shanghai(Date.parse(told.device_time))}（北京时间），来源 ${told.recorder}`,
-      `记录 ${told.recording}`,
-      `片段 ${told.segment}，片段内第 ${told.offset_seconds.toFixed(3)} 秒`,
-      `片段 SHA-256 ${told.sha256}`,
+      `${COPY}${told.rendition ? "；画面经过转码，不是封存的原始画面" : ""}。`,
+      ...source,
       `截取人 ${told.taken_by}，截取时间 ${shanghai(Date.parse(told.taken_at)).slice(0, 19)}（本机时钟）`,
       `查看登记 ${told.viewing}`,
     ];
@@ -125,7 +131,7 @@
     if (!video.videoWidth) return player.say("没有画面，不能截图");
     const { picture, place } = await taken();
     if (!player.viewing) return;
-    if (place.sequence === null || place.date === null) return player.say("此浏览器说不出画面出自哪一片段，不能截图");
+    if (!player.single && (place.sequence === null || place.date === null)) return player.say("此浏览器说不出画面出自哪一片段，不能截图");
     const told = provenance(place);
     const words = captions(told);
     try {
@@ -133,9 +139,10 @@
         "quancheng-snapshot": JSON.stringify(told),
         Description: words.join("\n"),
       });
-      const time = told.device_time.replace(/[-:.]/g, "");
-      save(blob, `quancheng-snapshot-${told.recording}-${told.segment}-${time}.png`);
-      player.say(`已保存截图，注明片段 ${told.segment} 与设备时间。截图是副本，不是记录本身`);
+      const time = (told.device_time ?? stated(place.date)).replace(/[-:.]/g, "");
+      save(blob, `quancheng-snapshot-${told.recording}-${told.segment ?? "file"}-${time}.png`);
+      const where = player.single ? "文件内的位置" : `片段 ${told.segment} 与设备时间`;
+      player.say(`已保存截图，注明${where}。截图是副本，不是记录本身`);
     } catch (trouble) {
       player.say(`截图未能保存：${trouble.message}`);
     }

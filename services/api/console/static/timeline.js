@@ -3,7 +3,7 @@
 "use strict";
 
 (() => {
-  const { player, frames, shanghai } = globalThis.Quancheng;
+  const { player, frames, stated } = globalThis.Quancheng;
   const { box, video } = player;
   const bar = document.getElementById("timeline");
   const spans = document.getElementById("timeline-spans");
@@ -45,7 +45,7 @@
   }
 
   function clock(moment) {
-    return shanghai(moment).slice(11, 19);
+    return stated(moment).slice(-12, -4);
   }
 
   /** A gap in words: why, how long, when, and which segments are not there. */
@@ -63,6 +63,14 @@
 
   function timed(one) {
     return { ...one, from: Date.parse(one.from_at), to: Date.parse(one.to_at) };
+  }
+
+  /** A single file has one span, once it is known how long it is. */
+  function measure() {
+    const to = Number.isFinite(video.duration) ? video.duration * 1000 : 0;
+    if (!to || model?.to === to) return;
+    model = { open: false, from: 0, to, spans: [{ from: 0, to }], gaps: [] };
+    draw();
   }
 
   async function look() {
@@ -119,7 +127,7 @@
   }
 
   function tellEnds() {
-    const day = (moment) => shanghai(moment).slice(0, 10);
+    const day = (moment) => stated(moment).slice(0, -13);
     const other = day(model.from) === day(model.to) ? "" : `${day(model.to).slice(5)} `;
     begun.textContent = clock(model.from);
     ended.textContent = model.open ? `${other}${clock(model.to)} 录制中` : other + clock(model.to);
@@ -142,7 +150,7 @@
     }
     head.style.left = `${placed(date)}%`;
     if (!reach.hidden) lay(reach, player.placeOf(video.seekable.start(0)).date, model.to);
-    const words = shanghai(date).slice(0, 19);
+    const words = stated(date).slice(0, -4);
     if (bar.getAttribute("aria-valuetext") === words) return;
     bar.setAttribute("aria-valuenow", String(Math.floor(Math.max(date - model.from, 0) / 1000)));
     bar.setAttribute("aria-valuetext", words);
@@ -187,7 +195,7 @@
     if (!model) return;
     const moment = pointed(event);
     const gap = gapAt(moment, (NEAR / bar.clientWidth) * length());
-    showTip(moment, gap ? worded(gap) : shanghai(moment).slice(0, 19));
+    showTip(moment, gap ? worded(gap) : stated(moment).slice(0, -4));
   }
 
   function hideTip() {
@@ -243,5 +251,6 @@
   box.addEventListener("extended", ({ detail }) => extend(detail));
   for (const told of ["viewing", "frame"]) box.addEventListener(told, follow);
   for (const told of ["seeking", "timeupdate"]) video.addEventListener(told, follow);
-  look();
+  if (player.single) for (const told of ["durationchange", "loadedmetadata"]) video.addEventListener(told, measure);
+  else look();
 })();
