@@ -154,8 +154,8 @@ class Fact:
     """Times are by the recorder's clock, none where it has none (a file); `from_ms` and `to_ms` say how far into what
     is played. Of a gap `gap-open` may be filled yet and `missing` is declared so by the closing; `reason` says why,
     where that is known. `clock-off`: the recorder's clock was so far ahead (or behind, below 0) of the server's, by
-    more than half a minute. `not-live`: a terminal took it over as a file, and why. `not-closed`: it stopped and nobody
-    closed it. The rest was found by detectors, and is a suspicion."""
+    more than half a minute. `not-live`: a terminal took it over as a file, and why. `not-closed`: it stopped and
+    nobody closed it. The rest was found by detectors, and is a suspicion."""
 
     kind: str
     from_at: datetime | None
