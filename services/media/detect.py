@@ -72,6 +72,8 @@ async def look(format_: str, opened: Callable[[], AsyncIterator[bytes]], seconds
             ran = await _run(format_, opened(), pictures=False)
     except TimeoutError as error:
         raise Unreadable("it takes too long") from error
+    except BaseExceptionGroup as group_error:
+        raise group_error.exceptions[0] from None
     if ran.code or not ran.tracks:
         raise Unreadable(f"ffmpeg ended with {ran.code}")
     begins = min((notes.first for notes in (ran.seen, ran.heard) if notes.first is not None), default=0.0)

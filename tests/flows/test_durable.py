@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import httpx
 import pytest
 
 from services.vault.contract import wire
+from tests.flows.hand_terminal import HandTerminal, put, some_bytes
 from tests.rooms.sealed import ask, open_recording
 from tests.system import System, running
 
@@ -99,3 +101,20 @@ async def test_bytes_and_name_are_on_the_disk_before_the_answer_and_the_receipt(
     # What the receipt stands on beside the bytes is PostgreSQL's, which answers a commit once it is on the disk.
     for setting in ("fsync", "synchronous_commit"):
         assert system.stack.postgres.run_sql(f"SHOW {setting}").strip() == "on"
+
+
+def test_who_sends_again_what_is_there_hears_so_once_all_was_taken(system: System) -> None:
+    data = some_bytes(8 * 1024 * 1024)
+    with HandTerminal(system) as terminal:
+        recording = terminal.begin()
+        ticket = recording.ask(recording.segment(0, data)).tickets[0]
+        assert put(ticket, data) == 200
+        url = httpx.URL(ticket.url)
+        head = "".join(f"{name}: {value}\r\n" for name, value in ticket.headers.items())
+        with socket.create_connection((url.host, url.port or 80), 10) as connection:
+            first = f"PUT {url.raw_path.decode()} HTTP/1.1\r\nhost: {url.netloc.decode()}\r\n"
+            connection.sendall(f"{first}{head}\r\n".encode())
+            for start in range(0, len(data), 1024 * 1024):
+                connection.sendall(data[start : start + 1024 * 1024])
+                time.sleep(0.1)
+            assert connection.recv(100).startswith(b"HTTP/1.1 412 ")

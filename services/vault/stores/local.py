@@ -186,29 +186,24 @@ class LocalStore:
             base64.b64decode(headers["x-amz-checksum-sha256"]).hex(),
         )
         target = self._path(key)
-        if target.exists():
-            raise Refused(412, "already-there", "该对象已存在，不可覆盖。")
         if size > MAX_SEGMENT_BYTES:
             raise Refused(413, "too-large", "提交的内容超过允许的大小。")
+        if target.exists():
+            # Whoever is still sending when the connection closes never hears why, and sends it all again.
+            async for _ in _body(receive, size):
+                pass
+            raise Refused(412, "already-there", "该对象已存在，不可覆盖。")
         temporary = self._incoming / secrets.token_hex(16)
         try:
             with await asyncio.to_thread(create, temporary) as file:
-                digest, got, batch, more = hashlib.sha256(), 0, [], True
-                while more:
-                    try:
-                        message = await asyncio.wait_for(receive(), _IDLE_SECONDS)
-                    except TimeoutError as error:
-                        raise Refused(408, "too-slow", "上传中断超时。") from error
-                    if message["type"] == "http.disconnect":
-                        raise Refused(400, "cut-off", "上传连接中断。")
-                    body, more = message.get("body", b""), message.get("more_body", False)
+                digest, got, batch = hashlib.sha256(), 0, []
+                async for body in _body(receive, size):
                     got += len(body)
-                    if got > size:
-                        raise Refused(400, "checksum-mismatch", "内容比凭单登记的长，未予保存。")
                     batch.append(body)
-                    if sum(map(len, batch)) >= _BATCH or not more:
+                    if sum(map(len, batch)) >= _BATCH:
                         await asyncio.to_thread(write, file, batch, digest)
                         batch = []
+                await asyncio.to_thread(write, file, batch, digest)
                 if got != size or digest.hexdigest() != wanted:
                     raise Refused(400, "checksum-mismatch", "内容与凭单登记的摘要或长度不符，未予保存。")
                 remember(file.fileno(), headers.get(_INTENT, ""))
@@ -350,3 +345,20 @@ async def chunks_of(path: Path, part: Part | None) -> AsyncIterator[bytes]:
         while at < end and (chunk := await asyncio.to_thread(file.read, min(_BATCH, end - at))):
             at += len(chunk)
             yield chunk
+
+
+async def _body(receive: Receive, size: int) -> AsyncIterator[bytes]:
+    """What is sent, up to `size`. Raises Refused where it stops, breaks off, or goes on."""
+    got, more = 0, True
+    while more:
+        try:
+            message = await asyncio.wait_for(receive(), _IDLE_SECONDS)
+        except TimeoutError as error:
+            raise Refused(408, "too-slow", "上传中断超时。") from error
+        if message["type"] == "http.disconnect":
+            raise Refused(400, "cut-off", "上传连接中断。")
+        body, more = message.get("body", b""), message.get("more_body", False)
+        got += len(body)
+        if got > size:
+            raise Refused(400, "checksum-mismatch", "内容比凭单登记的长，未予保存。")
+        yield body
