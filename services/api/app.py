@@ -18,6 +18,8 @@ from fastapi.responses import Response
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.api import database, errors, jobs, outbox, problems, rebuilds
+from services.api.console import files as file_pages
+from services.api.console import footage as footage_pages
 from services.api.console import routes as console
 from services.api.console import sources
 from services.api.identity import routes as identity
@@ -31,6 +33,7 @@ from services.api.recordings.doors.feeding import Inits, Means
 from services.api.recordings.files import arriving
 from services.api.recordings.files import routes as files
 from services.api.recordings.files import service as filing
+from services.api.recordings.footage import routes as footage
 from services.api.recordings.gathering import Means as UploadMeans
 from services.api.recordings.gathering import Tails
 from services.api.recordings.holding import Holder
@@ -103,8 +106,16 @@ def create_app(settings: Settings) -> FastAPI:
     for kind, handler in list(app.exception_handlers.items()):
         app.add_exception_handler(kind, _for_people(handler))
     doors = (direct.router, heartbeat.router, push.router, resumable.router, simple.router)
-    rooms = (identity.router, job_routes.router, recorders.router, *doors, recordings.router, files.router)
-    for routes in (*rooms, console.router, sources.router):
+    rooms = (
+        identity.router,
+        job_routes.router,
+        recorders.router,
+        *doors,
+        recordings.router,
+        files.router,
+        footage.router,
+    )
+    for routes in (*rooms, console.router, sources.router, file_pages.router, footage_pages.router):
         app.include_router(routes)
     app.add_api_route("/healthz", _healthy, methods=["GET"], include_in_schema=False)
     app.add_middleware(http.BodyLimit, limit_of=_limit_of, refuse=_refuse)

@@ -317,6 +317,10 @@ class HandoverDiffers(ApiError):
     """The id is used already, with other things said."""
 
 
+class ImportMixed(ApiError):
+    """What the address has open came with another handover, or with none."""
+
+
 class NoSuchRequest(ApiError):
     """No such request for footage, or none this person may see."""
 

@@ -90,6 +90,7 @@ PROBLEMS: dict[type[errors.ApiError], tuple[int, str, str]] = {
     errors.SourceUnfit: (403, "source-unfit", "该类来源的地址不能送单个文件。"),
     errors.NoSuchHandover: (422, "no-such-handover", "没有这次移交登记，或不属于该来源。"),
     errors.HandoverDiffers: (409, "handover-differs", "该编号的移交已登记为其他内容。"),
+    errors.ImportMixed: (409, "import-mixed", "该地址正在接收另一来历的记录，请等它封存后再导入。"),
     errors.NoSuchRequest: (404, "no-such-request", "没有这次调取。"),
     errors.RequestDiffers: (409, "request-differs", "该编号的调取已登记为其他内容。"),
     errors.RequestAnswered: (409, "request-answered", "该调取已经有了答复。"),

@@ -55,6 +55,7 @@ CREATE TABLE api.handovers (
     CHECK (from_at < to_at)
 )
 """,
+    "CREATE INDEX handovers_of_person ON api.handovers (taken_over_by, id)",
     "CREATE INDEX handovers_of_request ON api.handovers (request_id) WHERE request_id IS NOT NULL",
     """
 CREATE TABLE api.files (
@@ -122,6 +123,8 @@ ALTER TABLE api.viewings
 """,
     "CREATE INDEX viewings_of_file ON api.viewings (file_id, at) WHERE file_id IS NOT NULL",
     "ALTER TABLE api.recordings ADD COLUMN handover_id uuid REFERENCES api.handovers",
+    "CREATE INDEX recordings_handed_over ON api.recordings (handover_id) WHERE handover_id IS NOT NULL",
+    "CREATE INDEX files_handed_over ON api.files (handover_id) WHERE handover_id IS NOT NULL",
     """
 ALTER TABLE api.uploads
     ADD COLUMN file_id uuid REFERENCES api.files,

@@ -49,6 +49,7 @@ FACTS: Final = {
     "no-sound": "全程没有声音轨",
     "clock-off": "设备时钟不准",
     "not-closed": "停止时没有关闭",
+    "certificate-expired": "检测时检定证书已过期",
 }
 NOT_CLOSED: Final = {"lost": "终端失去联系", "revoked": "终端密钥已吊销", "cancelled": "上传方已撤销"}
 NOT_LOOKED: Final = {
@@ -80,7 +81,9 @@ VIEWERS: Final = {
     "pdf": "paper",
 }
 """What shows a single file of each format; the others are taken along alone."""
-MEDIA: Final = {"init": "初始化段", "media": "媒体段"}
+MEDIA: Final = {"init": "初始化段", "media": "媒体段", "file": "文件的版本"}
+FILE_KINDS: Final = {"photo": "照片", "sound": "录音", "document": "文档", "result": "检测结果"}
+REQUESTS: Final = {"asked": "待移交", "handed-over": "已移交", "refused": "已拒绝", "lapsed": "已逾期"}
 
 
 @cache
@@ -122,6 +125,8 @@ def environment() -> Environment:
         not_looked=NOT_LOOKED,
         takeover_names=TAKEOVERS,
         viewers=VIEWERS,
+        file_kinds=FILE_KINDS,
+        request_states=REQUESTS,
     )
     return made
 

@@ -19,6 +19,7 @@ from services.api.identity import service as identity
 from services.api.identity.dependencies import COOKIE, Acting, SignedIn, same_site
 from services.api.identity.routes import address_of, give_cookie
 from services.api.recordings import facts, queries
+from services.api.recordings.footage import queries as footage
 from services.api.recordings.views import State
 from services.api.vault import Vault
 from services.vault.contract import wire
@@ -32,7 +33,9 @@ _SEGMENTS = 100
 def speaks_to(request: Request) -> bool:
     """Whether an error of this request is answered by a page: programs get problems."""
     path = request.url.path
-    ours = path in ("/", "/sign-in", "/sign-out") or path.startswith(("/recordings", "/sources"))
+    ours = path in ("/", "/sign-in", "/sign-out") or path.startswith(
+        ("/recordings", "/sources", "/files", "/footage")
+    )
     return ours or (not path.startswith("/v1/") and "text/html" in request.headers.get("accept", ""))
 
 
@@ -117,6 +120,7 @@ async def recording(recording: UUID, request: Request, who: SignedIn, sessions: 
         act = await queries.manifest_act(db, who, recording)
         page = await queries.segments(db, who, recording, limit=_SEGMENTS)
         known = await facts.of(db, who, recording)
+        handover = await footage.handover(db, detail.handover) if detail.handover else None
     if act is not None:
         try:
             detail = replace(detail, manifest_log_index=(await vault.proof(act)).index)
@@ -128,6 +132,7 @@ async def recording(recording: UUID, request: Request, who: SignedIn, sessions: 
             principal=who,
             detail=detail,
             facts=known,
+            handover=handover,
             segments=page.rows,
             next_after=page.next_after,
             recording_id=recording,

@@ -40,6 +40,8 @@ class Pusher:
     officer_id: UUID | None
     kind: str
     remuxed_by: str | None
+    handover_id: UUID | None = None
+    """Of what it brings this time, where that is an import."""
 
 
 async def make(

@@ -20,7 +20,7 @@ from sqlmodel import col
 from uuid_utils.compat import uuid7
 
 from services.api.database import Sessions
-from services.api.errors import AddressInvalid, PushSuperseded
+from services.api.errors import AddressInvalid, ImportMixed, PushSuperseded
 from services.api.recorders import addresses
 from services.api.recorders.addresses import Pusher
 from services.api.recordings import manifests
@@ -54,9 +54,13 @@ class Named:
 
 
 async def open_of(db: AsyncSession, pusher: Pusher, rendition: str) -> Recording | None:
+    """Raises ImportMixed where what is open is of another import, or of none."""
     query = select(Recording).where(col(Recording.address_id) == pusher.address_id)
     query = query.where(col(Recording.rendition) == rendition, col(Recording.state) == "open")
-    return await db.scalar(query)
+    found = await db.scalar(query)
+    if found is not None and found.handover_id != pusher.handover_id:
+        raise ImportMixed
+    return found
 
 
 async def last_of(db: AsyncSession, pusher: Pusher, rendition: str) -> Recording | None:
@@ -86,6 +90,7 @@ async def begin(
         "format": "mp4" if init_sha256 else "ts",
         "started_at": started_at,
         "remuxed_by": pusher.remuxed_by,
+        "handover_id": pusher.handover_id,
         "address_id": pusher.address_id,
         "rendition": rendition,
         "init_sha256": init_sha256,

@@ -11,9 +11,14 @@
     }
   }
 
+  /** What proves that a request comes from our own page. */
+  function token() {
+    const told = document.querySelector('meta[name="csrf-token"]');
+    return told ? told.content : "";
+  }
+
   /** POST JSON and return the answer's JSON. Throws Refusal. */
   async function post(path, body) {
-    const token = document.querySelector('meta[name="csrf-token"]');
     let answer;
     try {
       answer = await fetch(path, {
@@ -22,7 +27,7 @@
         headers: {
           "Content-Type": "application/json",
           Accept: "application/json",
-          "X-CSRF-Token": token ? token.content : "",
+          "X-CSRF-Token": token(),
         },
         body: JSON.stringify(body),
       });
@@ -58,7 +63,7 @@
     element.hidden = !words;
   }
 
-  globalThis.Quancheng = { post, purpose, saidIn, show, UNREACHABLE };
+  globalThis.Quancheng = { post, purpose, saidIn, show, token, UNREACHABLE };
 
   // "Other" is no reason by itself: it asks for a note, and only then.
   document.addEventListener("change", (event) => {

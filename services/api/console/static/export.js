@@ -104,6 +104,12 @@
     }
   }
 
+  /** What the form is about: a recording, perhaps with copies, or a single file. */
+  function wanted(form) {
+    const { recording, file } = form.dataset;
+    return recording ? { recordings: [recording], copies: form.elements.copies.checked } : { files: [file] };
+  }
+
   // Listening on the document: the form arrives by a refresh when the recording closes while watched.
   document.addEventListener("submit", async (event) => {
     const form = event.target.closest("#export");
@@ -114,7 +120,7 @@
     at.link.hidden = true;
     at.button.disabled = true;
     at.words.textContent = "正在登记。";
-    const asked = { ...purpose(form), recordings: [form.dataset.recording], copies: form.elements.copies.checked };
+    const asked = { ...purpose(form), ...wanted(form) };
     try {
       await follow(await post("/v1/exports", asked));
       const after = parts();
@@ -133,7 +139,7 @@
     const at = parts();
     if (!at || followed) return;
     try {
-      const answer = await fetch(`/v1/exports?limit=1&recording=${at.form.dataset.recording}`, {
+      const answer = await fetch(`/v1/exports?limit=1&${new URLSearchParams({ ...at.form.dataset })}`, {
         credentials: "same-origin",
         headers: { Accept: "application/json" },
       });

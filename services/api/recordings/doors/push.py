@@ -15,10 +15,11 @@ import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.requests import ClientDisconnect
 
@@ -33,6 +34,7 @@ from services.api.recorders import addresses
 from services.api.recorders.addresses import Pusher
 from services.api.recordings.doors import limits
 from services.api.recordings.doors.feeding import Feed, Means, take_whole
+from services.api.recordings.footage import handovers
 from services.media.cut import CutError
 from services.media.fmp4 import Cutter
 from services.media.ts import PACKET, TsCutter
@@ -104,11 +106,18 @@ class Body:
 
 @router.put("/{token}/{name:path}", status_code=201)
 @router.post("/{token}/{name:path}", status_code=201)
-async def push(token: Token, name: Name, request: Request) -> Response:
-    """Push media to an address: 200 with the recording it went to, once all of it is sealed."""
+async def push(
+    token: Token, name: Name, request: Request, handover: Annotated[UUID | None, Query()] = None
+) -> Response:
+    """Push media to an address: 200 with the recording it went to, once all of it is sealed. An import names the
+    `handover` that it came with."""
     means: Means = request.app.state.push_means
     bodies: Bodies = request.app.state.push_bodies
     pusher = await addresses.pusher(means.sessions, token)
+    if handover is not None:
+        async with means.sessions() as db:
+            await handovers.require(db, pusher.unit_id, pusher.recorder_id, handover)
+        pusher = replace(pusher, handover_id=handover)
     with bodies.one(pusher.address_id):
         recording = await _take(means, pusher, name, Body(request), request)
     return JSONResponse({"recording": str(recording) if recording else None}, 200)
