@@ -53,7 +53,7 @@ async def register_viewing(
     return await viewing.register(sessions, vault, who, file, message)
 
 
-@router.get("/viewings/{viewing_id}/file", response_class=StreamingResponse)
+@router.get("/viewings/{viewing_id}/content", response_class=StreamingResponse)
 async def content(viewing_id: UUID, who: SignedIn, sessions: Maker, request: Request) -> StreamingResponse:
     """What was sealed, byte for byte, or by `Range` and `If-Range` a part of it."""
     asked, if_range = request.headers.get("range"), request.headers.get("if-range")

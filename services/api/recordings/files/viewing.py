@@ -65,7 +65,7 @@ async def register(
         await outbox.enter(db, viewing.id, "viewing", fields, now)
         db.add(viewing)
     await outbox.tell(sessions, vault, viewing.id)
-    content = f"/v1/viewings/{viewing.id}/file"
+    content = f"/v1/viewings/{viewing.id}/content"
     return FileViewing(id=viewing.id, content=content, until=viewing.until, shown=shown)
 
 
