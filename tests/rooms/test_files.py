@@ -293,3 +293,17 @@ def test_what_came_by_the_resumable_door_and_is_unfit_says_so(
     assert eventually(partial(told_of, system, file, "trouble"), "the file says so", 60) == "file-type"
     assert put(anybody, source.files, file, None, jpeg).status_code == 201
     assert told_of(system, file, "trouble") is None
+
+
+def test_its_pages_are_there_before_its_bytes_are(system: System, officer: httpx.Client, jpeg: bytes) -> None:
+    for about in (PHOTO, RESULT):
+        file = new_id()
+        assert officer.put(f"/v1/files/{file}/metadata", json=about).status_code == 200
+        for page in ("/files", f"/files/{file}"):
+            shown = officer.get(page)
+            assert (shown.status_code, str(about["title"]) in shown.text) == (200, True)
+            assert "等待内容" in shown.text
+    made = put(officer, "/v1/files", new_id(), PHOTO | {"taken_at": "2026-11-20T09:30:00+08:00"}, jpeg + b"\xfc")
+    page = officer.get(f"/files/{made.json()['id']}").text
+    assert "2026-11-20 09:30:00" in page and "由已登录的人员送来" in page
+    assert made.json()["sha256"] in officer.get(f"/files/{made.json()['id']}/receipts/1").text
