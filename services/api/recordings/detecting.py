@@ -34,13 +34,14 @@ from services.vault.contract import wire
 from services.vault.contract.client import VaultRefused
 
 DETECT = "detect"
+_AFTER = timedelta(seconds=10)
 MAX_STRETCHES = 1000
 """Of one recording, the longest of them."""
 
 
 async def enter(db: AsyncSession, recording: UUID, number: int) -> None:
-    """Look at it, once this closing or supplement is committed."""
-    await jobs.enter(db, DETECT, f"{recording}/{number}")
+    """Look at it, a while after this closing or supplement is committed: sealing comes first."""
+    await jobs.enter(db, DETECT, f"{recording}/{number}", after=_AFTER)
 
 
 async def find(sessions: Sessions, reader: Reader, subject: str) -> None:
