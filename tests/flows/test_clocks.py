@@ -191,6 +191,7 @@ async def test_a_clock_stepped_by_hours_and_back_stops_what_it_must_and_loses_no
 
     rig.clock.step(0)
     # 5. Back: everything goes on within seconds, and what the stepped clock wrote down waits for nothing.
+    await rig.until(lambda: known(rig), "callers follow the vault's clock back")
     more = await rig.put(recording, 3, pieces[3])
     receipts.append(await rig.commit(recording, more))
     await rig.until(lambda: drifts_no_more(rig), "the alarm is cleared")
