@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 # A process looks for a new offset once a second, and its answers' `Date` is made anew once a second.
-_SEEN_SECONDS = 2.5
+_SEEN_SECONDS = 3.0
 
 
 class Clock:
